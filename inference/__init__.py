@@ -1,0 +1,27 @@
+"""Sampling and variational inference for Pyro models and log densities, ArviZ out.
+
+`sample` runs Markov chains (SGHMC and relatives, HMC, NUTS), `fit` variational inference;
+both return a frozen `Draws`. The package knows densities, gradients and draws; it has never
+heard of a model or a network.
+"""
+
+from inference import schedules
+from inference._version import __version__
+from inference.draws import Draws, load
+from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
+from inference.sampling import sample
+from inference.targets import LogDensity
+
+__distribution__ = "probnet-bayes"
+
+__all__ = [
+    "AllChainsDivergedError",
+    "Draws",
+    "InferenceWarning",
+    "InitError",
+    "LogDensity",
+    "__version__",
+    "load",
+    "sample",
+    "schedules",
+]

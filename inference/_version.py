@@ -1,0 +1,3 @@
+"""The version, one for both packages."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,202 @@
+"""The user's data: checked once, moved to one dtype and device, cut into minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference._checks import check_finite
+from inference.rng import Stream, generator
+
+Leaves = tuple[Tensor, ...]
+
+
+class Data:
+    """One array, a tuple or a dict of arrays; other objects in it pass through untouched.
+
+    Args:
+        data: what the model or likelihood takes: a tensor or array, a tuple or list of them
+            (positional arguments), a dict of them (keyword arguments), or None.
+        dtype: floating-point arrays are converted to it; integers and booleans are kept.
+        device: where the arrays go.
+
+    Raises:
+        ValueError: on non-finite numbers, with their count and first index.
+        TypeError: on an array that holds neither numbers nor booleans.
+    """
+
+    def __init__(
+        self, data: Any, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> None:
+        if data is None:
+            items: dict[Any, Any] = {}
+        elif isinstance(data, Mapping):
+            items = dict(data)
+        elif isinstance(data, (tuple, list)):
+            items = dict(enumerate(data))
+        else:
+            items = {0: data}
+        self._kind = data if data is None else type(data)
+        self._items = {
+            key: _as_tensor(_label(key, items), value, dtype, device)
+            for key, value in items.items()
+        }
+        self.device = device
+
+    @property
+    def tensors(self) -> dict[Any, Tensor]:
+        """The arrays, by position or keyword."""
+        return {key: v for key, v in self._items.items() if isinstance(v, Tensor)}
+
+    @property
+    def floating_dtype(self) -> torch.dtype | None:
+        """The widest floating-point dtype among the arrays, None if there is none."""
+        found = [t.dtype for t in self.tensors.values() if t.is_floating_point()]
+        return max(found, key=lambda dtype: torch.finfo(dtype).bits) if found else None
+
+    def check_rows(self, num_data: int | None) -> int:
+        """The common number of rows.
+
+        Raises:
+            ValueError: if there is no array, no row, or the numbers of rows differ.
+        """
+        arrays = self.tensors
+        if not arrays:
+            raise ValueError(
+                "`data` holds no array, so there are no rows to take minibatches of."
+            )
+        rows = {
+            _label(key, arrays): t.shape[0] if t.ndim else None for key, t in arrays.items()
+        }
+        counts = set(rows.values())
+        if len(counts) > 1 or None in counts:
+            raise ValueError(
+                f"every array of `data` must have one row per example; got {rows} rows. "
+                "Pass constants by closure instead."
+            )
+        count = int(next(iter(counts)) or 0)
+        if count == 0:
+            raise ValueError("`data` is empty: it has 0 rows.")
+        if num_data is not None and count != num_data:
+            raise ValueError(f"`data` has {count} rows but `num_data` is {num_data}.")
+        return count
+
+    @property
+    def leaves(self) -> Leaves:
+        """The arrays in order."""
+        return tuple(self.tensors.values())
+
+    def rebuild(self, leaves: Leaves | None) -> Any:
+        """The user's own structure with `leaves` in place of the arrays (None: the arrays)."""
+        if leaves is None:
+            items = self._items
+        else:
+            items = dict(self._items)
+            items.update(zip(self.tensors, leaves, strict=True))
+        if self._kind is None:
+            return None
+        if issubclass(self._kind, Mapping):
+            return items
+        if issubclass(self._kind, (tuple, list)):
+            return tuple(items.values())
+        return items[0]
+
+    def call(self, function: Any, leaves: Leaves | None = None) -> Any:
+        """Call a model on the data: a tuple gives positional, a dict keyword arguments."""
+        structure = self.rebuild(leaves)
+        if structure is None:
+            return function()
+        if isinstance(structure, dict):
+            return function(**structure)
+        if isinstance(structure, tuple):
+            return function(*structure)
+        return function(structure)
+
+    def describe(self) -> str:
+        """Shapes, for messages."""
+        shapes = {_label(k, self._items): tuple(t.shape) for k, t in self.tensors.items()}
+        return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no arrays"
+
+
+class BatchStream:
+    """Row numbers of minibatches, drawn without replacement within an epoch.
+
+    Each chain walks through its own random permutations; the rows left over at the end of
+    an epoch, fewer than a batch, are dropped (another permutation follows).
+
+    Args:
+        seed: the run's seed.
+        chains: the chains' numbers.
+        num_data: N.
+        batch_size: n <= N.
+        shared: every chain sees the batches of chain 0.
+        device: where the row numbers are made.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        chains: Sequence[int],
+        num_data: int,
+        batch_size: int,
+        *,
+        shared: bool,
+        device: torch.device,
+    ) -> None:
+        streams = [0] if shared else chains
+        self._generators = [generator(seed, Stream.BATCH, c, device) for c in streams]
+        self._num_data, self._batch_size = num_data, batch_size
+        self._steps_per_epoch = num_data // batch_size
+        self._epoch = torch.empty(0)
+        self._position = self._steps_per_epoch
+
+    def next(self) -> Tensor:
+        """Row numbers of the next step, shape (chains, batch_size); (1, batch_size) if shared."""
+        if self._position == self._steps_per_epoch:
+            used = self._steps_per_epoch * self._batch_size
+            rows = [
+                torch.randperm(self._num_data, generator=g, device=g.device)[:used]
+                for g in self._generators
+            ]
+            shape = (len(rows), self._steps_per_epoch, self._batch_size)
+            self._epoch = torch.stack(rows).reshape(shape)
+            self._position = 0
+        batch = self._epoch[:, self._position]
+        self._position += 1
+        return batch
+
+
+def take_rows(leaves: Leaves, rows: Tensor) -> Leaves:
+    """Rows of each array for every chain: (chains, n) numbers give (chains, n, ...) arrays."""
+    flat = rows.reshape(-1)
+    return tuple(
+        leaf.index_select(0, flat).reshape(*rows.shape, *leaf.shape[1:]) for leaf in leaves
+    )
+
+
+def _label(key: Any, items: Mapping[Any, Any]) -> str:
+    if isinstance(key, str):
+        return f"data[{key!r}]"
+    return "data" if len(items) == 1 else f"data[{key}]"
+
+
+def _as_tensor(
+    name: str, value: Any, dtype: torch.dtype | None, device: torch.device | None
+) -> Any:
+    if isinstance(value, np.ndarray) or hasattr(value, "to_numpy"):
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(
+                f"`{name}` must hold numbers or booleans; its dtype is {array.dtype}."
+            )
+        value = torch.from_numpy(np.array(array))
+    if not isinstance(value, Tensor):
+        return value
+    check_finite(name, value)
+    if dtype is not None and value.is_floating_point():
+        value = value.to(dtype)
+    return value.to(device) if device is not None else value

@@ -1,0 +1,304 @@
+"""`Draws`: what every method returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference import export
+from inference._checks import check_integer
+from inference.pyro_model import PyroTarget
+from inference.rng import Stream, scoped_seed, stream_seed
+from inference.targets import Target
+from inference.tree import nest_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray
+
+Arrays = Mapping[str, np.ndarray]
+
+_GROUPS = ("posterior", "sample_stats", "warmup_posterior", "optimization")
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Posterior draws with their sampler statistics; nothing in it changes.
+
+    Attributes:
+        draws: name to array (chain, draw, *shape), in constrained space.
+        sample_stats: statistic to array (chain, draw).
+        attrs: method, seed, versions, options, wall time; JSON-able.
+        dims: name to the names of its axes after (chain, draw).
+        coords: dimension to coordinates.
+        warmup: draws of the warm-up, empty unless they were asked for.
+        optimization: traces over optimisation steps, such as the ELBO; variational fits only.
+        state: last state of every chain (stochastic-gradient methods), flat and unconstrained.
+    """
+
+    draws: Arrays
+    sample_stats: Arrays
+    attrs: Mapping[str, Any]
+    dims: Mapping[str, list[str]] = field(default_factory=dict[str, list[str]])
+    coords: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    warmup: Arrays = field(default_factory=dict[str, np.ndarray])
+    optimization: Arrays = field(default_factory=dict[str, np.ndarray])
+    state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
+    _target: Target | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._check_labels()
+        for name in ("draws", "sample_stats", "attrs", "dims", "coords", "warmup"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        for arrays in (self.draws, self.sample_stats, self.warmup, self.optimization):
+            for array in arrays.values():
+                array.flags.writeable = False
+
+    @property
+    def num_chains(self) -> int:
+        """Number of chains; 1 for independent draws."""
+        return next(iter(self.draws.values())).shape[0]
+
+    @property
+    def num_samples(self) -> int:
+        """Number of kept draws in a chain."""
+        return next(iter(self.draws.values())).shape[1]
+
+    @property
+    def variational(self) -> bool:
+        """Whether the draws are independent draws of a fitted guide."""
+        return bool(self.attrs.get("variational", False))
+
+    def predict(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        batch_size: int = 256,
+        vectorized: bool = True,
+    ) -> Any:
+        """`function` of every draw's parameters, evaluated a few draws at a time.
+
+        Args:
+            function: takes the parameters of one draw (a dict of tensors, nested as in the
+                `LogDensity`) and returns a tensor or a dict of tensors.
+            batch_size: draws evaluated at once; bounds the memory beside the result.
+            vectorized: under `torch.func.vmap`; else draw by draw.
+
+        Returns:
+            An array (chain, draw, *shape), or a dict of them.
+        """
+        nested = bool(self.attrs.get("nested_parameters", True))
+
+        def one(values: dict[str, Tensor]) -> Any:
+            return function(nest_names(values) if nested else values)
+
+        return self._map(one, batch_size, vectorized=vectorized)
+
+    def log_likelihood(
+        self, data: Any = None, *, batch_size: int = 256
+    ) -> dict[str, np.ndarray]:
+        """Log-likelihood of every observation under every draw, (chain, draw, n) by site.
+
+        Args:
+            data: new data of the same structure; None: the fitted data.
+            batch_size: draws evaluated at once.
+        """
+        target = self._need_target("log_likelihood")
+        return self._map(lambda values: target.log_likelihood(values, data), batch_size)
+
+    def posterior_predictive(
+        self, data: Any = None, *, seed: int = 0, batch_size: int = 256
+    ) -> dict[str, np.ndarray]:
+        """New values of a Pyro model's observed sites, one for every draw, by site.
+
+        Args:
+            data: new inputs, with any values in the observed places; None: the fitted data.
+            seed: of the random draws.
+            batch_size: draws evaluated at once.
+        """
+        target = self._need_target("posterior_predictive")
+        if not isinstance(target, PyroTarget):
+            raise TypeError(
+                "posterior_predictive needs a Pyro model; a LogDensity does not say how data "
+                "arise. Use `predict` with a function that does."
+            )
+        with scoped_seed(stream_seed(seed, Stream.PREDICTIVE)):
+            return self._map(
+                lambda values: target.posterior_predictive(values, data), batch_size
+            )
+
+    def to_datatree(
+        self,
+        *,
+        log_likelihood: bool = False,
+        posterior_predictive: bool = False,
+        groups: Mapping[str, Arrays] | None = None,
+    ) -> xarray.DataTree:
+        """The draws as an `xarray.DataTree` in the ArviZ schema; ArviZ is not needed.
+
+        Args:
+            log_likelihood: add the group of that name (the model is evaluated again).
+            posterior_predictive: add the group of that name, and `observed_data`.
+            groups: further groups of arrays, (chain, draw, *shape) by variable.
+        """
+        named: dict[str, Arrays] = {"posterior": self.draws}
+        if self.sample_stats:
+            named["sample_stats"] = self.sample_stats
+        if self.warmup:
+            named["warmup_posterior"] = self.warmup
+        if self.optimization:
+            named["optimization"] = self.optimization
+        if log_likelihood:
+            named["log_likelihood"] = self.log_likelihood()
+        if posterior_predictive:
+            named["posterior_predictive"] = self.posterior_predictive()
+        target = self._target
+        if isinstance(target, PyroTarget) and (log_likelihood or posterior_predictive):
+            observed = target.observed_data()
+            named["observed_data"] = {name: v.numpy(force=True) for name, v in observed.items()}
+        named.update(groups or {})
+        return export.build_datatree(
+            named,
+            coords=self.coords,
+            dims=self.dims,
+            attrs=self.attrs,
+            sample_dims={"optimization": ("step",), "observed_data": ()},
+        )
+
+    def to_arviz(self, **groups: Any) -> Any:
+        """What the installed ArviZ reads: `InferenceData` (0.x) or a DataTree (1.x).
+
+        Args:
+            groups: as for `to_datatree`.
+        """
+        return export.to_arviz(self.to_datatree(**groups))
+
+    def summary(self, **options: Any) -> pd.DataFrame:
+        """ArviZ's summary table; without R-hat and ESS where draws are independent.
+
+        Args:
+            options: passed to `arviz.summary`, such as `var_names`.
+        """
+        import arviz
+
+        if self.variational:
+            options.setdefault("kind", "stats")
+        return arviz.summary(self.to_arviz(), **options)
+
+    def save(self, path: str | os.PathLike[str], **groups: Any) -> Path:
+        """Write a netCDF file that `inference.load` and ArviZ both open.
+
+        Args:
+            path: where; an existing file is replaced once the new one is complete.
+            groups: as for `to_datatree`.
+        """
+        return export.write_netcdf(self.to_datatree(**groups), path)
+
+    def _map(
+        self, function: Callable[[Any], Any], batch_size: int, *, vectorized: bool = True
+    ) -> Any:
+        check_integer("batch_size", batch_size, 1)
+        count = self.num_chains * self.num_samples
+        flat = {
+            n: torch.from_numpy(a.reshape(count, *a.shape[2:])) for n, a in _copies(self.draws)
+        }
+        pieces: list[dict[str, np.ndarray]] = []
+        single = False
+        for start in range(0, count, batch_size):
+            some = {name: t[start : start + batch_size] for name, t in flat.items()}
+            result = _evaluate(function, some, vectorized=vectorized)
+            single = not isinstance(result, dict)
+            named = {"": result} if single else result
+            pieces.append({name: value.numpy(force=True) for name, value in named.items()})
+        joined = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+        shape = (self.num_chains, self.num_samples)
+        out = {name: a.reshape(*shape, *a.shape[1:]) for name, a in joined.items()}
+        return out[""] if single else out
+
+    def _need_target(self, what: str) -> Target:
+        if self._target is None:
+            raise ValueError(
+                f"`{what}` needs the model and its data, which a file does not hold. Compute it "
+                "before saving, for example save(path, log_likelihood=True)."
+            )
+        return self._target
+
+    def _check_labels(self) -> None:
+        for name, axes in self.dims.items():
+            if name not in self.draws:
+                raise ValueError(f"`dims` names {name!r}, not among {sorted(self.draws)}.")
+            shape = self.draws[name].shape[2:]
+            if len(axes) != len(shape):
+                raise ValueError(
+                    f"`dims[{name!r}]` must name {len(shape)} axes, of shape {shape}; got {axes}."
+                )
+            for axis, size in zip(axes, shape, strict=True):
+                if axis in self.draws:
+                    raise ValueError(
+                        f"dimension {axis!r} of {name!r} is named like a variable."
+                    )
+                if axis in self.coords and len(self.coords[axis]) != size:
+                    raise ValueError(
+                        f"`coords[{axis!r}]` has {len(self.coords[axis])} entries, but axis "
+                        f"{axis!r} of {name!r} has {size}."
+                    )
+
+
+def load(path: str | os.PathLike[str]) -> Draws:
+    """Draws saved by `Draws.save`; predictions work, a model's log-likelihood does not.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not hold draws.
+    """
+    groups, attrs = export.read_netcdf(path)
+    dims: dict[str, list[str]] = {}
+    coords: dict[str, Any] = {}
+    for name, (_, names, labels) in groups["posterior"].items():
+        dims[name] = names[2:]
+        coords.update({d: labels[d] for d in names[2:] if d in labels})
+    found = {
+        group: {name: entry[0] for name, entry in groups.get(group, {}).items()}
+        for group in _GROUPS
+    }
+    return Draws(
+        draws=found["posterior"],
+        sample_stats=found["sample_stats"],
+        attrs=attrs,
+        dims=dims,
+        coords=coords,
+        warmup=found["warmup_posterior"],
+        optimization=found["optimization"],
+    )
+
+
+def _copies(arrays: Arrays) -> list[tuple[str, np.ndarray]]:
+    """Writable copies: torch warns on read-only memory."""
+    return [(name, np.array(array)) for name, array in arrays.items()]
+
+
+def _evaluate(
+    function: Callable[[Any], Any], values: dict[str, Tensor], *, vectorized: bool
+) -> Any:
+    from pyro import validation_enabled
+
+    with torch.no_grad(), validation_enabled(False):
+        if vectorized:
+            try:
+                return torch.func.vmap(function, randomness="different")(values)
+            except RuntimeError as error:
+                if "vmap" not in str(error) and "batching rule" not in str(error):
+                    raise
+        count = len(next(iter(values.values())))
+        results = [function({n: t[i] for n, t in values.items()}) for i in range(count)]
+    if isinstance(results[0], dict):
+        return {name: torch.stack([r[name] for r in results]) for name in results[0]}
+    return torch.stack(results)

@@ -1,0 +1,142 @@
+"""Draws as an xarray tree in the ArviZ schema, and netCDF files of it."""
+# pyright: basic
+# xarray is only partly typed.
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray
+
+SAMPLE_DIMS = ("chain", "draw")
+_JSON_PREFIX = "json:"
+
+
+def build_datatree(
+    groups: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    coords: Mapping[str, Any],
+    dims: Mapping[str, list[str]],
+    attrs: Mapping[str, Any],
+    sample_dims: Mapping[str, tuple[str, ...]],
+) -> xarray.DataTree:
+    """An `xarray.DataTree` with one dataset a group.
+
+    Args:
+        groups: group name to variables.
+        coords: dimension name to its coordinates.
+        dims: variable name to the names of its axes after the sample dimensions.
+        attrs: attributes of the root and of every group.
+        sample_dims: group name to its leading dimensions; (chain, draw) where absent.
+    """
+    import xarray
+
+    shared = {"created_at": datetime.now(UTC).isoformat(), **_encode(attrs)}
+    datasets = {}
+    for group, variables in groups.items():
+        leading = sample_dims.get(group, SAMPLE_DIMS)
+        arrays = {}
+        for name, values in variables.items():
+            names = (*leading, *_axis_names(name, values.ndim - len(leading), dims.get(name)))
+            own = {
+                d: coords.get(d, np.arange(n)) for d, n in zip(names, values.shape, strict=True)
+            }
+            arrays[name] = xarray.DataArray(values, dims=names, coords=own)
+        datasets[f"/{group}"] = xarray.Dataset(arrays, attrs=shared)
+    return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=shared), **datasets})
+
+
+def to_arviz(tree: xarray.DataTree) -> Any:
+    """What the installed ArviZ works on: `InferenceData` before 1.0, the tree itself after."""
+    import arviz
+
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        return tree
+    datasets = {name: node.to_dataset() for name, node in tree.children.items()}
+    return arviz.InferenceData(attrs=dict(tree.attrs), **datasets)
+
+
+def write_netcdf(tree: xarray.DataTree, path: str | os.PathLike[str]) -> Path:
+    """Write uncompressed netCDF-4, under a temporary name first.
+
+    Draws hardly compress: 7 % of space would cost eight times the time.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        tree.to_netcdf(partial, engine="h5netcdf")
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def read_netcdf(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Groups of `(values, dims, coords)` by variable, and the decoded root attributes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a netCDF file with a posterior group.
+    """
+    import xarray
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {os.fspath(path)!r} to load draws from.")
+    try:
+        tree = xarray.load_datatree(path, engine="h5netcdf")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is not a readable netCDF file: {error}"
+        ) from error
+    if "posterior" not in tree.children:
+        raise ValueError(
+            f"{os.fspath(path)!r} has no group 'posterior'; it holds {sorted(tree.children)}."
+        )
+    groups = {
+        group: {
+            str(name): (
+                variable.values,
+                [str(d) for d in variable.dims],
+                {str(d): c.values for d, c in variable.coords.items()},
+            )
+            for name, variable in node.to_dataset().data_vars.items()
+        }
+        for group, node in tree.children.items()
+    }
+    return groups, _decode(tree.attrs)
+
+
+def _axis_names(name: str, count: int, given: list[str] | None) -> list[str]:
+    default = [f"{name}_dim_{axis}" for axis in range(count)]
+    return default if given is None else list(given)
+
+
+def _encode(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes netCDF can hold: everything but text and numbers becomes JSON text."""
+    plain = (str, int, float)
+    return {
+        key: value
+        if isinstance(value, plain) and not isinstance(value, bool)
+        else _JSON_PREFIX + json.dumps(value, sort_keys=True)
+        for key, value in attrs.items()
+    }
+
+
+def _decode(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in attrs.items():
+        if isinstance(value, str) and value.startswith(_JSON_PREFIX):
+            found[str(key)] = json.loads(value.removeprefix(_JSON_PREFIX))
+        else:
+            found[str(key)] = value.item() if isinstance(value, np.generic) else value
+    return found

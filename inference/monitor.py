@@ -1,0 +1,140 @@
+"""Watches running chains: freezes those that diverge, warns once of untrustworthy noise."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.errors import AllChainsDivergedError, InferenceWarning
+from inference.samplers import Sampler, Settings
+
+_DECORRELATION_STEPS = 100
+_CLIP_WARNING = 0.01
+
+
+class Monitor:
+    """State of health of a block of chains.
+
+    Args:
+        sampler: whose stationary kinetic temperature is expected.
+        num_chains: how many chains run.
+        dim: length of a position.
+        device: of the chains.
+    """
+
+    def __init__(
+        self, sampler: Sampler, num_chains: int, dim: int, device: torch.device
+    ) -> None:
+        self.alive = torch.ones(num_chains, dtype=torch.bool, device=device)
+        self.died_at: dict[int, int] = {}
+        self._sampler, self._dim = sampler, dim
+        self._kinetic: list[Tensor] = []
+        self._clipped: list[Tensor] = []
+        self._warned: set[str] = set()
+
+    @property
+    def all_alive(self) -> bool:
+        """Whether no chain is frozen."""
+        return not self.died_at
+
+    def check_finite(self, values: Tensor, position: Tensor, first_step: int) -> list[int]:
+        """Freeze chains with a non-finite value, and say from which step.
+
+        Args:
+            values: log densities of a block of steps, shape (steps, chains).
+            position: after the block, shape (chains, dim).
+            first_step: number of the block's first step.
+
+        Returns:
+            The chains that were frozen just now.
+
+        Raises:
+            AllChainsDivergedError: if no chain is left.
+        """
+        bad = torch.cat([~torch.isfinite(values), ~torch.isfinite(position).all(-1)[None]])
+        fresh = (bad.any(0) & self.alive).nonzero().flatten().tolist()
+        for chain in fresh:
+            self.died_at[chain] = first_step + int(bad[:, chain].nonzero()[0])
+            self.alive[chain] = False
+        if not bool(self.alive.any()):
+            raise AllChainsDivergedError(
+                f"every chain met a non-finite log density or gradient, the last at step "
+                f"{max(self.died_at.values())}. Reduce `step_size` (it is "
+                f"{self._sampler.step_size:g}; try {self._sampler.step_size / 4:g}), or start "
+                "elsewhere with `init`."
+            )
+        if fresh:
+            steps = {chain: self.died_at[chain] for chain in fresh}
+            _warn(
+                f"chains frozen at a non-finite log density or gradient (chain: step): {steps}. "
+                "Their draws from there on are NaN. A smaller `step_size` may help."
+            )
+        return fresh
+
+    def record(self, statistics: dict[str, Tensor]) -> None:
+        """Take note of the statistics of kept draws, each of shape (draws, chains)."""
+        dead = ~self.alive
+        for name, store in (
+            ("kinetic_temperature", self._kinetic),
+            ("noise_clip_fraction", self._clipped),
+        ):
+            if name in statistics:
+                store.append(statistics[name].masked_fill(dead, torch.nan).nanmean(-1))
+
+    def check_kinetic(self, settings: Settings, thin: int) -> None:
+        """Warn once if the momentum is twice as hot, or half as hot, as the integrator keeps it.
+
+        The comparison needs 100 steps, and as many independent ones as make a chance excess
+        of that size impossible, counting one per coordinate, chain and 100 steps.
+        """
+        expected = self._sampler.stationary_kinetic_temperature(settings)
+        if not expected or not self._kinetic or "kinetic" in self._warned:
+            return
+        means = torch.cat(self._kinetic)
+        steps = means.numel() * thin
+        independent = self._dim * int(self.alive.sum()) * steps / _DECORRELATION_STEPS
+        ratio, noise = float(means.mean()) / expected, 5 * math.sqrt(2 / independent)
+        if steps < _DECORRELATION_STEPS:
+            return
+        if ratio > max(2, 1 + noise):
+            self._warned.add("kinetic")
+            suggestion = 0.1 / (ratio - 1) * self._sampler.step_size
+            _warn(
+                f"the kinetic temperature is {ratio:.1f} times its stationary value over {steps} "
+                "steps: gradient noise or discretisation heats the chains, and the draws are too "
+                f"wide. Reduce `step_size` to about {suggestion:.2g}, raise the friction, or "
+                "enlarge the minibatch."
+            )
+        elif ratio < min(0.5, 1 - noise):
+            self._warned.add("kinetic")
+            _warn(
+                f"the kinetic temperature is {ratio:.2g} of its stationary value over {steps} "
+                "steps: the chains are still too cold, and the draws too narrow. Warm up longer."
+            )
+
+    def check_clipping(self) -> None:
+        """Warn once if the noise correction exceeded the noise in over 1 % of coordinates."""
+        if not self._clipped or "clip" in self._warned:
+            return
+        share = float(torch.cat(self._clipped).nanmean())
+        if share > _CLIP_WARNING:
+            self._warned.add("clip")
+            _warn(
+                f"the noise correction exceeds the injected noise in {share:.1%} of the "
+                "coordinates (`noise_clip_fraction`); there the sampler is an optimiser. Reduce "
+                "`step_size` or the correction."
+            )
+
+
+def hold(alive: Tensor, new: Any, old: Any) -> Any:
+    """The new state where a chain is alive, the old one elsewhere."""
+    pairs = zip(new, old, strict=True)
+    return type(new)(*(torch.where(alive[:, None], a, b) for a, b in pairs))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, InferenceWarning, stacklevel=2)

@@ -1,0 +1,301 @@
+"""A Pyro model as a target: sites found, minibatch scaling settled, everything vmap-safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import Transform
+
+from inference.data import Data, Leaves
+from inference.pyro_handlers import Batch, Cast, Replay, Scout, Site
+from inference.rng import scoped_seed
+from inference.targets import Named, Target, check_batch_size
+from inference.tree import Layout
+
+_SCOUT_SEED = 0
+
+
+class PyroTarget(Target):
+    """A Pyro model with its data, in flat unconstrained coordinates.
+
+    Minibatches come in two ways. With `batch_size`, the model is called on n rows of the data
+    and its row sites are scaled by N/n, unless its own plate of size N already does that. A
+    model that subsamples by itself, `pyro.plate("data", N, subsample_size=n)`, is called on
+    all the data and given the row numbers.
+
+    Raises:
+        TypeError: on a discrete latent site; it is named.
+        ValueError: if the model fails on the data, or cannot be scaled to minibatches.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        data: Any,
+        *,
+        batch_size: int | None,
+        dtype: torch.dtype | None,
+        device: torch.device,
+    ) -> None:
+        probe = Data(data)
+        self.dtype = dtype or probe.floating_dtype or torch.get_default_dtype()
+        self.device = device
+        self._model = model
+        self._data = Data(data, dtype=self.dtype, device=device)
+        sites = self._scout(None)
+        self._refuse_discrete(sites)
+        self.plates = _plate_dims(sites)
+        self._subsample = _own_subsample(sites)
+        if self._subsample is not None:
+            self._bind_own_subsample(sites, batch_size)
+        else:
+            self.num_data = self._data.check_rows(None) if batch_size is not None else None
+            self.batch_size = check_batch_size(batch_size, self.num_data)
+            self.leaves = self._data.leaves
+        latent = {n: s for n, s in sites.items() if s.latent}
+        if not latent:
+            raise ValueError(
+                "the model has no latent sample site, so there is nothing to infer."
+            )
+        self.layout = Layout({name: site.free_shape for name, site in latent.items()})
+        self._row_sites: dict[str, float] = {}
+        self._row_dependent = {
+            name for name, s in sites.items() if self._subsample in [f.name for f in s.frames]
+        }
+        if self.batch_size is not None and self._subsample is None:
+            self._row_sites = self._find_row_sites(self.batch_size)
+        self._static = self._static_transforms(sites)
+
+    def log_density(self, position: Tensor, leaves: Leaves | None = None) -> Tensor:
+        """See `Target.log_density`."""
+        replay = self._run(Replay(self.layout.split(position)), leaves)
+        return sum(replay.log_probs.values(), replay.log_jacobian)
+
+    def constrain(self, position: Tensor) -> Named:
+        """See `Target.constrain`."""
+        if self._static is not None:
+            free = self.layout.split(position)
+            return {name: transform(free[name]) for name, transform in self._static.items()}
+        rows = (
+            None
+            if self.batch_size is None
+            else tuple(x[: self.batch_size] for x in self.leaves)
+        )
+        replay = self._run(Replay(self.layout.split(position), mode="values"), leaves=rows)
+        kept = {n: v for n, v in replay.deterministic.items() if n not in self._row_dependent}
+        return {**replay.values, **kept}
+
+    def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
+        """See `Target.unconstrain`."""
+        with torch.no_grad():
+            replay = Replay(values, constrained=True, mode="values")
+            return self.layout.join(self._run(replay).free)
+
+    def sample_prior(self, seed: int) -> Tensor:
+        """Position (dim,) of one draw from the prior."""
+        sites = self._scout(None, seed=seed)
+        return self.unconstrain({name: s.value for name, s in sites.items() if s.latent})
+
+    def terms(self, position: Tensor) -> Named:
+        """See `Target.terms`."""
+        return self._run(Replay(self.layout.split(position))).log_probs
+
+    def log_likelihood(self, values: Mapping[str, Tensor], data: Any = None) -> Named:
+        """See `Target.log_likelihood`."""
+        passes = [
+            self._run(Replay(values, constrained=True, mode="pointwise"), rows, data).pointwise
+            for rows in self._passes()
+        ]
+        return self._join_passes(passes)
+
+    def log_joint(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Log density of constrained values with all the data, without Jacobian."""
+        replay = self._run(Replay(values, constrained=True))
+        return sum(replay.log_probs.values(), torch.zeros((), dtype=self.dtype))
+
+    def posterior_predictive(self, values: Mapping[str, Tensor], data: Any = None) -> Named:
+        """A new value of every observed site; draws from torch's global generator."""
+        passes = [
+            self._run(Replay(values, constrained=True, mode="resample"), rows, data).observed
+            for rows in self._passes()
+        ]
+        return self._join_passes(passes)
+
+    def observed_data(self) -> Named:
+        """The data at the observed sites."""
+        return {name: site.value for name, site in self._scout(None).items() if site.data}
+
+    def scaled_model(self, leaves: Leaves | None) -> None:
+        """Run the model, for SVI: latent values in the target's dtype, row sites scaled."""
+        with self._batch_handlers(leaves), Cast(self.dtype):
+            self._data.call(self._model, self._model_leaves(leaves))
+
+    def _run(self, replay: Replay, leaves: Leaves | None = None, data: Any = None) -> Replay:
+        rows = self._data if data is None else Data(data, dtype=self.dtype, device=self.device)
+        with replay, self._batch_handlers(leaves):
+            rows.call(self._model, self._model_leaves(leaves))
+        return replay
+
+    def _passes(self) -> list[Leaves | None]:
+        """Row numbers that together cover the data, for a model that subsamples itself."""
+        if self._subsample is None or self.num_data is None or self.batch_size is None:
+            return [None]
+        last = self.num_data - self.batch_size
+        starts = [*range(0, last, self.batch_size), last]
+        return [(self.leaves[0][s : s + self.batch_size],) for s in starts]
+
+    def _join_passes(self, passes: list[Named]) -> Named:
+        """One value a row; the last pass overlaps the one before it."""
+        if len(passes) == 1:
+            return passes[0]
+        extra = (self.num_data or 0) % (self.batch_size or 1)
+        keep = extra or (self.batch_size or 0)
+        return {
+            name: torch.cat([*(p[name] for p in passes[:-1]), passes[-1][name][-keep:]])
+            for name in passes[0]
+        }
+
+    def _model_leaves(self, leaves: Leaves | None) -> Leaves | None:
+        return None if self._subsample is not None else leaves
+
+    def _batch_handlers(self, leaves: Leaves | None) -> Batch:
+        if self._subsample is not None:
+            rows = self.leaves[0][: self.batch_size] if leaves is None else leaves[0]
+            return Batch({}, {self._subsample: rows})
+        return Batch({} if leaves is None else self._row_sites, {})
+
+    def _bind_own_subsample(self, sites: dict[str, Site], batch_size: int | None) -> None:
+        frames = [f for s in sites.values() for f in s.frames if f.name == self._subsample]
+        size, full = int(frames[0].size), int(frames[0].full_size)
+        if batch_size not in (None, size):
+            raise ValueError(
+                f"`batch_size` is {batch_size}, but the model subsamples {size} rows itself in "
+                f"plate {self._subsample!r}. Leave `batch_size` out."
+            )
+        self.num_data, self.batch_size = full, size
+        self.leaves = (torch.arange(full, device=self.device),)
+
+    def _scout(self, leaves: Leaves | None, seed: int = _SCOUT_SEED) -> dict[str, Site]:
+        """Every site of one run from the prior, validated by Pyro."""
+        scout = Scout(self.dtype)
+        try:
+            with torch.no_grad(), scoped_seed(seed), pyro.validation_enabled(True), scout:
+                self._data.call(self._model, leaves)
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            shapes = (
+                self._data.describe() if leaves is None else [tuple(x.shape) for x in leaves]
+            )
+            raise ValueError(
+                f"the model could not be run on data with shapes {shapes}: {error}"
+            ) from error
+        return scout.sites
+
+    def _refuse_discrete(self, sites: dict[str, Site]) -> None:
+        for name, site in sites.items():
+            if site.latent and site.discrete:
+                raise TypeError(
+                    f"site {name!r} is a discrete latent variable; gradient-based methods cannot "
+                    "sample it. Sum it out in the model, or enumerate it with "
+                    "pyro.infer.config_enumerate and TraceEnum_ELBO."
+                )
+
+    def _static_transforms(self, sites: dict[str, Site]) -> dict[str, Transform] | None:
+        """Transforms by site if they never change and nothing is deterministic, else None.
+
+        Then constrained values need no run of the model.
+        """
+        again = self._scout(None, seed=_SCOUT_SEED + 1)
+        if any(s.deterministic for s in sites.values()):
+            return None
+        latent = [name for name, site in sites.items() if site.latent]
+        if not all(_same_constraint(sites[n].support, again[n].support) for n in latent):
+            return None
+        return {name: biject_to(sites[name].support) for name in latent}
+
+    def _find_row_sites(self, n: int) -> dict[str, float]:
+        """Scale of every observed site under minibatches of n rows.
+
+        Row plates are those whose size follows the number of rows passed; a site that has no
+        row plate but changes with the rows cannot be scaled safely and is refused.
+        """
+        total = self.num_data or 0
+        other = n - 1 if n > 1 else n + 1
+        first = self._scout(tuple(x[:n] for x in self.leaves))
+        last = self._scout(tuple(x[-n:] for x in self.leaves))
+        resized = self._scout(tuple(x[:other] for x in self.leaves))
+        scales: dict[str, float] = {}
+        for name, site in first.items():
+            peer = resized.get(name)
+            if peer is None:
+                raise ValueError(f"site {name!r} appears only for some batch sizes.")
+            sizes = {frame.name: frame.size for frame in peer.frames}
+            rows = [f for f in site.frames if f.size == n and sizes.get(f.name) == other]
+            if site.deterministic:
+                if (
+                    not _same(site.value, last[name].value)
+                    or site.value.shape != peer.value.shape
+                ):
+                    self._row_dependent.add(name)
+            elif site.latent:
+                if rows or site.free_shape != peer.free_shape:
+                    raise ValueError(
+                        f"site {name!r} is a latent variable per row; it cannot be sampled with "
+                        "minibatches. Leave `batch_size` out, or use inference.fit."
+                    )
+            elif rows:
+                scaled = any(frame.full_size == total for frame in rows)
+                scales[name] = 1.0 if scaled else total / n
+            elif site.log_prob.ndim and site.log_prob.shape[-1] == n != peer.log_prob.shape[-1]:
+                scales[name] = total / n
+            elif not _same(site.log_prob, last[name].log_prob):
+                raise ValueError(
+                    f"observed site {name!r} depends on the rows but not row by row, so a "
+                    "minibatch cannot be scaled. Put it in pyro.plate('data', "
+                    f"{total}, subsample_size=len(rows)), one value per row."
+                )
+        return scales
+
+
+def _same_constraint(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, Constraint):
+        mine, other = vars(a), vars(b)
+        return type(a) is type(b) and all(_same_constraint(mine[k], other[k]) for k in mine)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same_constraint, a, b))
+    return bool(a == b)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.allclose(a, b))
+
+
+def _plate_dims(sites: Mapping[str, Site]) -> dict[str, dict[int, str]]:
+    """Site to {axis of its value: name of the plate}."""
+    found: dict[str, dict[int, str]] = {}
+    for name, site in sites.items():
+        batch = site.value.ndim - site.event_dim
+        axes = {batch + f.dim: f for f in site.frames if f.dim is not None}
+        found[name] = {
+            axis: frame.name
+            for axis, frame in axes.items()
+            if 0 <= axis < batch and site.value.shape[axis] == frame.size
+        }
+    return found
+
+
+def _own_subsample(sites: Mapping[str, Site]) -> str | None:
+    """The plate in which the model draws a subsample by itself, if any."""
+    names = {f.name for s in sites.values() for f in s.frames if f.size != f.full_size}
+    if len(names) > 1:
+        raise ValueError(
+            f"the model subsamples in several plates, {sorted(names)}; one is supported."
+        )
+    return names.pop() if names else None

@@ -1,0 +1,107 @@
+"""What every stochastic-gradient sampler is: `init` and `step`, pure, randomness passed in.
+
+A sampler is a frozen dataclass of its options. All tensors carry the chains first; a step
+reads nothing but its arguments, so the driver may run any number of chains, in any grouping,
+and get the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from inference.data import Leaves
+from inference.gradients import LogDensityAndGradient
+
+
+class Settings(NamedTuple):
+    """What may change from step to step.
+
+    Attributes:
+        step_size: the integrator's step.
+        temperature: T >= 0; scales the injected noise and the kinetic law, never the gradient.
+        warmup: whether adaptation is on.
+    """
+
+    step_size: float
+    temperature: float
+    warmup: bool
+
+
+class Info(NamedTuple):
+    """What a step computed at the position it started from."""
+
+    log_density: Tensor
+    gradient: Tensor
+
+
+class Sampler(Protocol):
+    """The interface between a sampler and the driver.
+
+    Attributes:
+        step_exponent: power of a schedule's factor that multiplies the step size; 1 where the
+            step is in gradient units, 1/2 where its square is.
+    """
+
+    step_exponent: ClassVar[float]
+
+    @property
+    def step_size(self) -> float:
+        """The base step size, before any schedule."""
+        ...
+
+    @property
+    def resample_every(self) -> int | None:
+        """Number of steps between full redraws of the momentum; None for never."""
+        ...
+
+    def init(self, position: Tensor, noise: Tensor, settings: Settings) -> Any:
+        """State at `position` (chains, dim), with standard normal `noise` of its shape."""
+        ...
+
+    def step(
+        self,
+        evaluate: LogDensityAndGradient,
+        state: Any,
+        batch: Leaves | None,
+        noise: Tensor,
+        settings: Settings,
+    ) -> tuple[Any, Info]:
+        """Advance every chain once, with standard normal `noise` (chains, dim)."""
+        ...
+
+    def refresh(self, state: Any, noise: Tensor, settings: Settings) -> Any:
+        """Redraw the momentum from its stationary law."""
+        ...
+
+    def statistics(self, state: Any, settings: Settings) -> dict[str, Tensor]:
+        """Per-chain figures of a state; extra leading axes pass through."""
+        ...
+
+    def stationary_kinetic_temperature(self, settings: Settings) -> float | None:
+        """Where `kinetic_temperature` must lie for small steps; None without a momentum."""
+        ...
+
+
+def noise_std(variance: float, subtract: Tensor | float | None) -> Tensor | float:
+    """Standard deviation of the injected noise, the gradient's own noise taken off.
+
+    Args:
+        variance: wanted in all, a scalar >= 0.
+        subtract: variance that the gradient noise already brings, per coordinate or scalar;
+            where it exceeds `variance` nothing is injected.
+    """
+    if subtract is None:
+        return variance**0.5
+    left = variance - torch.as_tensor(subtract)
+    return left.clamp(min=0.0).sqrt()
+
+
+def clip_fraction(variance: float, subtract: Tensor | float | None, like: Tensor) -> Tensor:
+    """Share of coordinates where `subtract` exceeds `variance`, shape of `like` less its last axis."""
+    if subtract is None:
+        return like.new_zeros(like.shape[:-1])
+    clipped = (torch.as_tensor(subtract) > variance).to(like.dtype)
+    return clipped.expand_as(like).mean(-1)

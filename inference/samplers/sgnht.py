@@ -1,0 +1,99 @@
+"""Stochastic gradient Nosé–Hoover thermostat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from inference._checks import check_integer, check_positive
+from inference.data import Leaves
+from inference.gradients import LogDensityAndGradient
+from inference.samplers.base import Info, Settings, clip_fraction, noise_std
+
+
+class SGNHTState(NamedTuple):
+    """Where every chain is; the thermostat has shape (chains, 1), the others (chains, dim)."""
+
+    position: Tensor
+    momentum: Tensor
+    thermostat: Tensor
+
+
+@dataclass(frozen=True)
+class SGNHT:
+    r"""SGHMC whose friction ξ follows the kinetic temperature; absorbs isotropic gradient noise.
+
+    p ← p + εg − εξp + N(0, 2aεT − ε²V̂);  θ ← θ + εp;  ξ ← ξ + ε(pᵀp/d − T).
+    In warm-up the last bracket is capped at T.
+
+    Source: Ding et al. (NeurIPS 2014).
+
+    Args:
+        step_size: ε > 0.
+        friction: a > 0, per unit of time; also the thermostat's start.
+        gradient_variance: V̂ >= 0, scalar or (dim,), taken off the injected noise; None: nothing.
+        resample_every: redraw the momentum every so many steps; None: never.
+    """
+
+    step_size: float = 0.01
+    friction: float = 1.0
+    gradient_variance: Tensor | float | None = None
+    resample_every: int | None = None
+    step_exponent: ClassVar[float] = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive("step_size", self.step_size)
+        check_positive("friction", self.friction)
+        if self.resample_every is not None:
+            check_integer("resample_every", self.resample_every, 1)
+
+    def init(self, position: Tensor, noise: Tensor, settings: Settings) -> SGNHTState:
+        """Start at `position`, p ~ N(0, T), ξ = a."""
+        thermostat = torch.full_like(position[:, :1], self.friction)
+        return SGNHTState(position, settings.temperature**0.5 * noise, thermostat)
+
+    def step(
+        self,
+        evaluate: LogDensityAndGradient,
+        state: SGNHTState,
+        batch: Leaves | None,
+        noise: Tensor,
+        settings: Settings,
+    ) -> tuple[SGNHTState, Info]:
+        """Advance every chain once."""
+        value, gradient = evaluate(state.position, batch)
+        epsilon = settings.step_size
+        kick = noise_std(*self._noise(settings)) * noise
+        momentum = state.momentum.mul(1 - epsilon * state.thermostat) + kick
+        momentum = momentum.add(gradient, alpha=epsilon)
+        position = state.position.add(momentum, alpha=epsilon)
+        excess = momentum.square().mean(-1, keepdim=True) - settings.temperature
+        if settings.warmup:  # a fall from a bad start would freeze the chain for long
+            excess = excess.clamp(max=settings.temperature)
+        thermostat = state.thermostat.add(excess, alpha=epsilon)
+        return SGNHTState(position, momentum, thermostat), Info(value, gradient)
+
+    def refresh(self, state: SGNHTState, noise: Tensor, settings: Settings) -> SGNHTState:
+        """Redraw the momentum from N(0, T)."""
+        return state._replace(momentum=settings.temperature**0.5 * noise)
+
+    def statistics(self, state: SGNHTState, settings: Settings) -> dict[str, Tensor]:
+        """Kinetic temperature, thermostat, share of coordinates with clipped noise."""
+        injected, subtract = self._noise(settings)
+        return {
+            "kinetic_temperature": state.momentum.square().mean(-1),
+            "thermostat": state.thermostat.squeeze(-1),
+            "noise_clip_fraction": clip_fraction(injected, subtract, state.position),
+        }
+
+    def stationary_kinetic_temperature(self, settings: Settings) -> float:
+        """T: the thermostat holds it there."""
+        return settings.temperature
+
+    def _noise(self, settings: Settings) -> tuple[float, Tensor | float | None]:
+        epsilon, variance = settings.step_size, self.gradient_variance
+        subtract = None if variance is None else epsilon**2 * variance
+        return 2 * self.friction * epsilon * settings.temperature, subtract

@@ -1,0 +1,222 @@
+"""`inference.sample`: Markov chains of any method on any target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from inference import hmc
+from inference._checks import (
+    check_choice,
+    check_integer,
+    check_nonnegative,
+    check_options,
+)
+from inference.driver import Driver, Plan
+from inference.draws import Draws
+from inference.gradients import CHAIN_METHODS, log_density_and_gradient
+from inference.initial import Init, initial_positions
+from inference.labels import label_axes, run_attributes
+from inference.pyro_model import PyroTarget
+from inference.samplers import SGHMC, SGLD, SGNHT, AdaptiveSGHMC, Sampler
+from inference.schedules import Constant, Cyclical, Schedule
+from inference.targets import LogDensity, LogDensityTarget, Target
+
+SAMPLERS: dict[str, type[Any]] = {
+    "sgld": SGLD,
+    "sghmc": SGHMC,
+    "sghmc_adaptive": AdaptiveSGHMC,
+    "sgnht": SGNHT,
+}
+CYCLICAL = {"csgld": "sgld", "csghmc": "sghmc"}
+METHODS = (*SAMPLERS, *CYCLICAL, *hmc.METHODS)
+
+_DEFAULT_WARMUP = 1000
+_ADAPTIVE_WARMUP = 3000
+
+
+def sample(
+    target: LogDensity | Callable[..., Any],
+    data: Any = None,
+    *,
+    method: str = "sghmc",
+    num_chains: int = 4,
+    num_warmup: int | None = None,
+    num_samples: int = 1000,
+    thin: int = 1,
+    batch_size: int | None = None,
+    seed: int = 0,
+    init: Init = None,
+    temperature: float = 1.0,
+    schedule: Schedule | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    chain_method: str = "vectorized",
+    share_batches: bool = False,
+    keep_warmup: bool = False,
+    chunk_size: int | None = None,
+    progress: bool = True,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, list[str]] | None = None,
+    **method_options: Any,
+) -> Draws:
+    """Draw from the posterior of a Pyro model or a `LogDensity`.
+
+    Args:
+        target: a Pyro model, called as `model(*data)`, or a `LogDensity`.
+        data: what the target takes: an array, a tuple of them, or a dict of them. Floating
+            arrays are converted to the target's dtype.
+        method: `"sghmc"`, `"sghmc_adaptive"`, `"sgld"`, `"sgnht"`; `"csghmc"` and `"csgld"`
+            run them on a `Cyclical` schedule; `"hmc"` and `"nuts"` are Pyro's, in float64.
+        num_chains: chains, all advanced at once by the stochastic-gradient methods.
+        num_warmup: steps before the first draw can be kept; by default 1000, 3000 for
+            `"sghmc_adaptive"`, 0 for cyclical methods.
+        num_samples: draws kept per chain; in all `num_warmup + thin * num_samples` steps.
+        thin: steps per kept draw.
+        batch_size: rows per gradient, drawn without replacement within an epoch, separately
+            for every chain; None: all rows.
+        seed: of everything random; chain c does not depend on how many chains there are.
+        init: starting points, see `inference.initial.initial_positions`.
+        temperature: T; the target is the posterior to the power 1/T.
+        schedule: of the step size, from `inference.schedules`; constant by default.
+        dtype: of parameters and data; by default that of `params`, or of the data.
+        device: where to run.
+        chain_method: `"vectorized"`, or `"sequential"` for models that branch on values.
+        share_batches: every chain sees the same minibatches: cheaper, but their noise is then
+            common, and R-hat optimistic.
+        keep_warmup: also return every `thin`-th warm-up position.
+        chunk_size: steps between health checks and copies to the host; does not change draws.
+        progress: show a progress bar on a terminal.
+        coords: coordinates by dimension.
+        dims: names of the axes of each variable, by default Pyro's plates.
+        method_options: the sampler's own, such as `step_size` and `friction`; see
+            `inference.samplers`, `inference.hmc` and, for cyclical methods, `Cyclical`.
+
+    Returns:
+        The draws.
+
+    Raises:
+        ValueError: on an argument out of range, non-finite data, rows that do not match.
+        TypeError: on a discrete latent site, integer parameters or an unknown option.
+        InitError: if no starting point has a finite log density.
+        AllChainsDivergedError: if every chain meets a non-finite value.
+    """
+    check_choice("method", method, METHODS)
+    check_choice("chain_method", chain_method, CHAIN_METHODS)
+    name = CYCLICAL.get(method, method)
+    if method in CYCLICAL:
+        schedule, method_options = _cyclical(method, schedule, method_options)
+    if num_warmup is None:
+        default = _ADAPTIVE_WARMUP if name == "sghmc_adaptive" else _DEFAULT_WARMUP
+        num_warmup = 0 if isinstance(schedule, Cyclical) else default
+    plan = Plan(
+        num_chains=check_integer("num_chains", num_chains, 1),
+        num_warmup=check_integer("num_warmup", num_warmup, 0),
+        num_samples=check_integer("num_samples", num_samples, 1),
+        thin=check_integer("thin", thin, 1),
+        seed=check_integer("seed", seed, 0),
+        temperature=check_nonnegative("temperature", temperature),
+        schedule=schedule or Constant(),
+        chain_method=chain_method,
+        share_batches=share_batches,
+        keep_warmup=keep_warmup,
+        chunk_size=None if chunk_size is None else check_integer("chunk_size", chunk_size, 1),
+        progress=progress,
+    )
+    if name in hmc.METHODS:
+        hmc.check_arguments(name, plan, batch_size, dtype, method_options)
+        dtype = torch.float64
+        sampler = None
+    else:
+        sampler = _build_sampler(name, method_options)
+        plan.schedule.num_steps(plan.num_samples, plan.thin)
+    bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
+    started = time.perf_counter()
+    with pyro.validation_enabled(False):
+        evaluate = log_density_and_gradient(bound, chain_method)
+        positions = initial_positions(bound, evaluate, init, plan.seed, plan.num_chains)
+        if sampler is None:
+            run = hmc.run(name, bound, plan, positions, method_options)
+            options = dict(method_options)
+        else:
+            run = Driver(bound, sampler, plan, evaluate).run(positions)
+            options = _describe_options(sampler)
+    attrs = run_attributes(bound, method=method, seed=plan.seed, started=started)
+    attrs |= {
+        "num_warmup": plan.num_warmup,
+        "thin": plan.thin,
+        "temperature": plan.temperature,
+        "chain_method": chain_method,
+        "share_batches": share_batches,
+        "schedule": _describe_options(plan.schedule) | {"name": type(plan.schedule).__name__},
+        "options": options,
+        "interrupted": run.interrupted,
+        "frozen_chains": {str(chain): step for chain, step in run.died_at.items()},
+    }
+    return Draws(
+        draws=run.draws,
+        sample_stats=run.sample_stats,
+        attrs=attrs,
+        dims=label_axes(bound, run.draws, dims),
+        coords=dict(coords or {}),
+        warmup=run.warmup,
+        state=run.state,
+        _target=bound,
+    )
+
+
+def bind(
+    target: LogDensity | Callable[..., Any],
+    data: Any,
+    *,
+    batch_size: int | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Target:
+    """The target with its data, ready to be evaluated.
+
+    Raises:
+        TypeError: if `target` is neither a `LogDensity` nor a callable model.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"`dtype` must be a floating-point dtype; got {dtype}.")
+    where = torch.device(device or "cpu")
+    if isinstance(target, LogDensity):
+        return LogDensityTarget(target, data, batch_size=batch_size, dtype=dtype, device=where)
+    if callable(target):
+        return PyroTarget(target, data, batch_size=batch_size, dtype=dtype, device=where)
+    raise TypeError(
+        f"`target` must be a Pyro model (a callable) or an inference.LogDensity; got "
+        f"{type(target).__name__}."
+    )
+
+
+def _build_sampler(name: str, options: Mapping[str, Any]) -> Sampler:
+    kind = SAMPLERS[name]
+    check_options(f"method {name!r}", options, [f.name for f in fields(kind)])
+    return kind(**options)
+
+
+def _cyclical(
+    method: str, schedule: Schedule | None, options: dict[str, Any]
+) -> tuple[Schedule, dict[str, Any]]:
+    """The schedule of a cyclical method, from its options, and the sampler's options."""
+    if schedule is not None:
+        raise ValueError(f"method {method!r} brings its own schedule; leave `schedule` out.")
+    own = [field.name for field in fields(Cyclical)]
+    given = {name: options[name] for name in own if name in options}
+    return Cyclical(**given), {n: v for n, v in options.items() if n not in own}
+
+
+def _describe_options(options: Any) -> dict[str, Any]:
+    """Options as JSON-able values."""
+    return {
+        name: value.tolist() if isinstance(value, Tensor) else value
+        for name, value in asdict(options).items()
+    }
