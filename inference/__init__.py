@@ -5,11 +5,12 @@ both return a frozen `Draws`. The package knows densities, gradients and draws; 
 heard of a model or a network.
 """
 
-from inference import schedules
+from inference import diagnostics, schedules
 from inference._version import __version__
 from inference.draws import Draws, load
 from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
 from inference.sampling import sample
+from inference.svi import fit
 from inference.targets import LogDensity
 
 __distribution__ = "probnet-bayes"
@@ -21,6 +22,8 @@ __all__ = [
     "InitError",
     "LogDensity",
     "__version__",
+    "diagnostics",
+    "fit",
     "load",
     "sample",
     "schedules",

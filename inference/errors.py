@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from pathlib import Path
+
 
 class InferenceWarning(UserWarning):
     """Something about a run that makes its draws less trustworthy."""
@@ -13,3 +17,12 @@ class InitError(RuntimeError):
 
 class AllChainsDivergedError(RuntimeError):
     """Every chain met a non-finite log density or gradient; no usable draw remains."""
+
+
+def warn(message: str) -> None:
+    """Emit an `InferenceWarning` that points at the first line outside this package."""
+    here = str(Path(__file__).parent)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, InferenceWarning, stacklevel=level - 1)

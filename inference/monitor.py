@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inference.errors import AllChainsDivergedError, InferenceWarning
+from inference.errors import AllChainsDivergedError, warn
 from inference.samplers import Sampler, Settings
 
 _DECORRELATION_STEPS = 100
@@ -69,7 +68,7 @@ class Monitor:
             )
         if fresh:
             steps = {chain: self.died_at[chain] for chain in fresh}
-            _warn(
+            warn(
                 f"chains frozen at a non-finite log density or gradient (chain: step): {steps}. "
                 "Their draws from there on are NaN. A smaller `step_size` may help."
             )
@@ -103,15 +102,15 @@ class Monitor:
         if ratio > max(2, 1 + noise):
             self._warned.add("kinetic")
             suggestion = 0.1 / (ratio - 1) * self._sampler.step_size
-            _warn(
+            warn(
                 f"the kinetic temperature is {ratio:.1f} times its stationary value over {steps} "
                 "steps: gradient noise or discretisation heats the chains, and the draws are too "
-                f"wide. Reduce `step_size` to about {suggestion:.2g}, raise the friction, or "
-                "enlarge the minibatch."
+                f"wide. Reduce `step_size` to about {suggestion:.2g}, raise the friction, "
+                "enlarge the minibatch, or warm up longer."
             )
         elif ratio < min(0.5, 1 - noise):
             self._warned.add("kinetic")
-            _warn(
+            warn(
                 f"the kinetic temperature is {ratio:.2g} of its stationary value over {steps} "
                 "steps: the chains are still too cold, and the draws too narrow. Warm up longer."
             )
@@ -123,7 +122,7 @@ class Monitor:
         share = float(torch.cat(self._clipped).nanmean())
         if share > _CLIP_WARNING:
             self._warned.add("clip")
-            _warn(
+            warn(
                 f"the noise correction exceeds the injected noise in {share:.1%} of the "
                 "coordinates (`noise_clip_fraction`); there the sampler is an optimiser. Reduce "
                 "`step_size` or the correction."
@@ -134,7 +133,3 @@ def hold(alive: Tensor, new: Any, old: Any) -> Any:
     """The new state where a chain is alive, the old one elsewhere."""
     pairs = zip(new, old, strict=True)
     return type(new)(*(torch.where(alive[:, None], a, b) for a, b in pairs))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, InferenceWarning, stacklevel=2)

@@ -42,8 +42,7 @@ class Cast(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and not _is_subsample(msg) and msg["value"] is None:
-            fn = msg["fn"]
-            value = fn.rsample() if fn.has_rsample else fn.sample()
+            value = _first_value(msg["fn"])
             msg["value"] = value.to(self._dtype) if value.is_floating_point() else value
 
 
@@ -169,6 +168,15 @@ class Replay(Messenger):
                 self.pointwise[name] = log_prob
             return
         self.log_probs[name] = scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
+
+
+def _first_value(fn: Any) -> Tensor:
+    """A draw, or a point of the support of a distribution that cannot be drawn from."""
+    try:
+        return fn.sample()
+    except NotImplementedError:
+        transform = biject_to(fn.support)
+        return transform(torch.zeros(transform.inverse_shape(fn.shape())))
 
 
 def _support(fn: Any) -> Constraint:

@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 from inference.data import Data, Leaves
-from inference.pyro_handlers import Batch, Cast, Replay, Scout, Site
+from inference.pyro_handlers import Batch, Replay, Scout, Site
 from inference.rng import scoped_seed
 from inference.targets import Named, Target, check_batch_size
 from inference.tree import Layout
@@ -114,11 +114,6 @@ class PyroTarget(Target):
         ]
         return self._join_passes(passes)
 
-    def log_joint(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Log density of constrained values with all the data, without Jacobian."""
-        replay = self._run(Replay(values, constrained=True))
-        return sum(replay.log_probs.values(), torch.zeros((), dtype=self.dtype))
-
     def posterior_predictive(self, values: Mapping[str, Tensor], data: Any = None) -> Named:
         """A new value of every observed site; draws from torch's global generator."""
         passes = [
@@ -130,11 +125,6 @@ class PyroTarget(Target):
     def observed_data(self) -> Named:
         """The data at the observed sites."""
         return {name: site.value for name, site in self._scout(None).items() if site.data}
-
-    def scaled_model(self, leaves: Leaves | None) -> None:
-        """Run the model, for SVI: latent values in the target's dtype, row sites scaled."""
-        with self._batch_handlers(leaves), Cast(self.dtype):
-            self._data.call(self._model, self._model_leaves(leaves))
 
     def _run(self, replay: Replay, leaves: Leaves | None = None, data: Any = None) -> Replay:
         rows = self._data if data is None else Data(data, dtype=self.dtype, device=self.device)

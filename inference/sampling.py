@@ -18,15 +18,15 @@ from inference._checks import (
     check_nonnegative,
     check_options,
 )
+from inference.binding import bind
 from inference.driver import Driver, Plan
 from inference.draws import Draws
 from inference.gradients import CHAIN_METHODS, log_density_and_gradient
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes
-from inference.pyro_model import PyroTarget
 from inference.samplers import SGHMC, SGLD, SGNHT, AdaptiveSGHMC, Sampler
 from inference.schedules import Constant, Cyclical, Schedule
-from inference.targets import LogDensity, LogDensityTarget, Target
+from inference.targets import LogDensity
 
 SAMPLERS: dict[str, type[Any]] = {
     "sgld": SGLD,
@@ -168,32 +168,6 @@ def sample(
         warmup=run.warmup,
         state=run.state,
         _target=bound,
-    )
-
-
-def bind(
-    target: LogDensity | Callable[..., Any],
-    data: Any,
-    *,
-    batch_size: int | None,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-) -> Target:
-    """The target with its data, ready to be evaluated.
-
-    Raises:
-        TypeError: if `target` is neither a `LogDensity` nor a callable model.
-    """
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"`dtype` must be a floating-point dtype; got {dtype}.")
-    where = torch.device(device or "cpu")
-    if isinstance(target, LogDensity):
-        return LogDensityTarget(target, data, batch_size=batch_size, dtype=dtype, device=where)
-    if callable(target):
-        return PyroTarget(target, data, batch_size=batch_size, dtype=dtype, device=where)
-    raise TypeError(
-        f"`target` must be a Pyro model (a callable) or an inference.LogDensity; got "
-        f"{type(target).__name__}."
     )
 
 

@@ -1,0 +1,56 @@
+"""Convergence figures of arrays of draws, computed by whichever ArviZ is installed."""
+# pyright: basic
+# ArviZ is only partly typed.
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def ess(values: np.ndarray) -> np.ndarray:
+    """Bulk effective sample size of draws (chain, draw, *shape), shape `shape`."""
+    return _per_scalar(values, "ess")
+
+
+def rhat(values: np.ndarray) -> np.ndarray:
+    """Rank-normalised split R-hat of draws (chain, draw, *shape), shape `shape`."""
+    return _per_scalar(values, "rhat")
+
+
+def pareto_k(log_weights: np.ndarray) -> float:
+    """PSIS k-hat of importance log weights (count,).
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry (JMLR 2024).
+    """
+    if not np.isfinite(log_weights).all():
+        return float("inf")
+    if _major() >= 1:
+        from arviz_stats.base import array_stats
+
+        return float(array_stats.psislw(-log_weights)[1])
+    import arviz
+
+    return float(arviz.psislw(log_weights)[1])
+
+
+def _per_scalar(values: np.ndarray, name: str) -> np.ndarray:
+    shape = values.shape[2:]
+    columns = values.reshape(*values.shape[:2], -1)
+    if _major() >= 1:
+        from arviz_stats.base import array_stats
+
+        function = getattr(array_stats, name)
+        found = function(columns, chain_axis=0, draw_axis=1)
+        return np.asarray(found).reshape(shape)
+    import arviz
+
+    function = getattr(arviz, name)
+    return np.array(
+        [float(function(columns[..., i])) for i in range(columns.shape[-1])]
+    ).reshape(shape)
+
+
+def _major() -> int:
+    import arviz
+
+    return int(arviz.__version__.split(".")[0])

@@ -1,0 +1,267 @@
+"""`inference.fit`: variational inference on any target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer.autoguide import AutoContinuous
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from inference._checks import check_choice, check_integer, check_positive
+from inference.binding import bind
+from inference.data import BatchStream, Leaves, take_rows
+from inference.diagnostics import pareto_k
+from inference.draws import Draws
+from inference.errors import warn
+from inference.gradients import CHAIN_METHODS, log_density_and_gradient, map_chains
+from inference.guides import AUTOGUIDES, POINT_GUIDES, Guide, PointGuide, build_guide
+from inference.initial import Init, initial_positions
+from inference.labels import label_axes, run_attributes
+from inference.rng import Stream, scoped_seed, stream_seed
+from inference.targets import LogDensity, Target
+
+GUIDES = (*AUTOGUIDES, *POINT_GUIDES)
+
+_PARETO_DRAWS = 4000
+_PARETO_LIMIT = 0.7
+_PARTICLES = 8
+_CLIP_NORM = 10.0
+_FINAL_RATE = 0.1
+
+
+def fit(
+    target: LogDensity | Callable[..., Any],
+    data: Any = None,
+    *,
+    guide: str | type[AutoContinuous] = "mean_field",
+    num_steps: int = 2000,
+    num_particles: int | None = None,
+    learning_rate: float = 1e-2,
+    batch_size: int | None = None,
+    num_samples: int = 1000,
+    seed: int = 0,
+    init: Init = None,
+    init_scale: float = 0.1,
+    rank: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    chain_method: str = "vectorized",
+    progress: bool = True,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, list[str]] | None = None,
+) -> Draws:
+    """Fit a guide by maximising the evidence lower bound, and draw from it.
+
+    The guide lives on the flat unconstrained vector. Adam runs from `learning_rate` down to a
+    tenth of it, the gradient's norm clipped at 10. The draws are independent: one chain, no
+    R-hat. PSIS k-hat of log p − log q over 4000 draws says whether the guide can be trusted.
+
+    Source: Kucukelbir et al. (JMLR 2017) for the family; Yao et al. (ICML 2018) for k-hat.
+
+    Args:
+        target: a Pyro model or a `LogDensity`.
+        data: as for `sample`.
+        guide: `"mean_field"`, `"multivariate"`, `"low_rank"`, `"iaf"` (Pyro's autoguides),
+            `"laplace"`, `"delta"` (the maximum itself), or a subclass of Pyro's `AutoContinuous`.
+        num_steps: optimisation steps.
+        num_particles: draws per step, vectorised; by default 8, 1 for points.
+        learning_rate: of Adam, at the start.
+        batch_size: rows per step; None: all.
+        num_samples: draws returned.
+        seed: of everything random.
+        init: starting point, as for `sample`.
+        init_scale: standard deviation of a Gaussian guide at the start.
+        rank: of `"low_rank"`, by default ⌈√dim⌉.
+        dtype: of parameters and data.
+        device: where to run.
+        chain_method: `"sequential"` for models that cannot be vectorised over particles.
+        progress: show a progress bar on a terminal.
+        coords: coordinates by dimension.
+        dims: names of the axes of each variable.
+
+    Returns:
+        The draws, with attributes `variational`, `elbo` and `pareto_k`, and the trace of the
+        bound in `optimization`.
+
+    Raises:
+        ValueError: on an argument out of range, or a Laplace guide without a maximum.
+        TypeError: on a discrete latent site or integer parameters.
+        InitError: if no starting point has a finite log density.
+    """
+    name = guide if isinstance(guide, str) else guide.__name__
+    if isinstance(guide, str):
+        check_choice("guide", guide, GUIDES)
+    elif not (isinstance(guide, type) and issubclass(guide, AutoContinuous)):
+        raise TypeError(f"`guide` must be one of {GUIDES} or a subclass of AutoContinuous.")
+    check_choice("chain_method", chain_method, CHAIN_METHODS)
+    check_integer("num_steps", num_steps, 1)
+    check_integer("num_samples", num_samples, 1)
+    check_integer("seed", seed, 0)
+    check_positive("learning_rate", learning_rate)
+    check_positive("init_scale", init_scale)
+    default = 1 if name in POINT_GUIDES else _PARTICLES
+    particles = (
+        default if num_particles is None else check_integer("num_particles", num_particles, 1)
+    )
+    bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
+    started = time.perf_counter()
+    with pyro.validation_enabled(False), scoped_seed(stream_seed(seed, Stream.PYRO)):
+        evaluate = log_density_and_gradient(bound, chain_method)
+        position = initial_positions(bound, evaluate, init, seed, 1)[0]
+        fitted = build_guide(guide, position, init_scale=init_scale, rank=rank)
+        trace = _Optimiser(bound, fitted, particles, seed, chain_method).run(
+            num_steps, learning_rate, progress=progress
+        )
+        if isinstance(fitted, PointGuide):
+            _surround(fitted, name, bound)
+        draws, stats = _draw(bound, fitted, num_samples, chain_method)
+        k = np.nan if name == "delta" else _check_guide(bound, fitted, chain_method)
+    attrs = run_attributes(bound, method="svi", seed=seed, started=started)
+    attrs |= {
+        "guide": name,
+        "variational": True,
+        "draws": "independent",
+        "num_steps": num_steps,
+        "num_particles": particles,
+        "learning_rate": learning_rate,
+        "pareto_k": float(k),
+        "elbo": float(trace[-max(1, num_steps // 10) :].mean()),
+    }
+    return Draws(
+        draws=draws,
+        sample_stats=stats,
+        attrs=attrs,
+        dims=label_axes(bound, draws, dims),
+        coords=dict(coords or {}),
+        optimization={"elbo": trace},
+        _target=bound,
+    )
+
+
+class _Optimiser:
+    """Stochastic ascent of the evidence lower bound."""
+
+    def __init__(
+        self, target: Target, guide: Guide, particles: int, seed: int, chain_method: str
+    ) -> None:
+        self._target, self._guide, self._particles = target, guide, particles
+        self._chain_method = chain_method
+        self._batches: BatchStream | None = None
+        if target.batch_size is not None and target.num_data is not None:
+            self._batches = BatchStream(
+                seed,
+                [0],
+                target.num_data,
+                target.batch_size,
+                shared=True,
+                device=target.device,
+            )
+
+    def run(self, num_steps: int, learning_rate: float, *, progress: bool) -> np.ndarray:
+        """Take `num_steps` steps; returns the bound at each of them."""
+        parameters = list(self._guide.parameters())
+        optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+        decay = _FINAL_RATE ** (1 / num_steps)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, decay)
+        trace = np.empty(num_steps)
+        for step in tqdm(range(num_steps), desc="svi", disable=None if progress else True):
+            optimiser.zero_grad()
+            bound = self._bound()
+            (-bound).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+            optimiser.step()
+            schedule.step()
+            trace[step] = bound.item()
+        if not np.isfinite(trace[-1]):
+            first = int(np.flatnonzero(~np.isfinite(trace))[0])
+            raise FloatingPointError(
+                f"the evidence lower bound became non-finite at step {first}. Reduce "
+                "`learning_rate`, or start elsewhere with `init`."
+            )
+        return trace
+
+    def _bound(self) -> Tensor:
+        positions, log_q = self._guide.draw(self._particles)
+        rows = None if self._batches is None else self._rows(self._batches)
+        values = map_chains(
+            lambda z: self._target.log_density(z, rows),
+            positions,
+            chain_method=self._chain_method,
+        )
+        return (values - log_q).mean()
+
+    def _rows(self, batches: BatchStream) -> Leaves:
+        return tuple(leaf[0] for leaf in take_rows(self._target.leaves, batches.next()))
+
+
+def _surround(guide: PointGuide, name: str, target: Target) -> None:
+    """Settle an optimised point at the maximum, and put the law of that name around it."""
+    if target.batch_size is None:
+        _polish(guide, target)
+    if name == "laplace":
+        guide.laplace(target.log_density)
+
+
+def _polish(guide: PointGuide, target: Target) -> None:
+    """Run L-BFGS from where Adam stopped: the maximum itself is wanted."""
+    optimiser = torch.optim.LBFGS(
+        [guide.location], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = -target.log_density(guide.location)
+        loss.backward()
+        return loss
+
+    start, before = guide.location.detach().clone(), float(closure().detach())
+    optimiser.step(closure)
+    if not float(closure().detach()) <= before:  # a line search that went astray
+        guide.location.data.copy_(start)
+
+
+def _draw(
+    target: Target, guide: Guide, count: int, chain_method: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Constrained draws (1, count, *shape), and the log densities where they are exact."""
+    with torch.no_grad():
+        positions, log_q = guide.draw(count)
+        values = map_chains(target.constrain, positions, chain_method=chain_method)
+        stats = {"log_q": log_q}
+        if target.batch_size is None:
+            stats["lp"] = _log_density(target, positions, chain_method)
+    return (
+        {name: v.detach().cpu().numpy()[None] for name, v in values.items()},
+        {name: v.detach().cpu().numpy()[None] for name, v in stats.items()},
+    )
+
+
+def _check_guide(target: Target, guide: Guide, chain_method: str) -> float:
+    """PSIS k-hat of the guide; NaN under minibatches without the full data's density."""
+    if target.batch_size is not None:
+        return float("nan")
+    with torch.no_grad():
+        positions, log_q = guide.draw(_PARETO_DRAWS)
+        log_weights = (_log_density(target, positions, chain_method) - log_q).cpu().numpy()
+    k = pareto_k(log_weights)
+    if not k <= _PARETO_LIMIT:
+        warn(
+            f"PSIS k-hat is {k:.2f} > {_PARETO_LIMIT}: the guide is far from the posterior, and "
+            "its draws may be badly off. Try a richer guide, more steps, or inference.sample."
+        )
+    return k
+
+
+def _log_density(target: Target, positions: Tensor, chain_method: str) -> Tensor:
+    """Log densities (count,), a few positions at a time."""
+    pieces = [
+        map_chains(target.log_density, some, chain_method=chain_method)
+        for some in positions.split(256)
+    ]
+    return torch.cat(pieces)
