@@ -29,7 +29,7 @@ def check_nonnegative(name: str, value: Any) -> float:
 
 
 def check_fraction(name: str, value: Any, *, closed: bool = True) -> float:
-    """Return `value` as a float, or raise unless it lies in [0, 1] (in (0, 1) if not closed)."""
+    """`value` as a float; raise unless it lies in [0, 1], or in (0, 1) if not closed."""
     number = _real(name, value)
     inside = 0 <= number <= 1 if closed else 0 < number < 1
     if not inside:

@@ -155,7 +155,7 @@ class BatchStream:
         self._position = self._steps_per_epoch
 
     def next(self) -> Tensor:
-        """Row numbers of the next step, shape (chains, batch_size); (1, batch_size) if shared."""
+        """Row numbers of the next step, (chains, batch_size), or (1, batch_size) if shared."""
         if self._position == self._steps_per_epoch:
             used = self._steps_per_epoch * self._batch_size
             rows = [

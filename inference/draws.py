@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -114,15 +114,14 @@ class Draws:
         target = self._need_target("log_likelihood")
         return self._map(lambda values: target.log_likelihood(values, data), batch_size)
 
-    def posterior_predictive(
-        self, data: Any = None, *, seed: int = 0, batch_size: int = 256
-    ) -> dict[str, np.ndarray]:
+    def posterior_predictive(self, data: Any = None, *, seed: int = 0) -> dict[str, np.ndarray]:
         """New values of a Pyro model's observed sites, one for every draw, by site.
+
+        The model is run draw by draw: torch's samplers cannot be vectorised.
 
         Args:
             data: new inputs, with any values in the observed places; None: the fitted data.
             seed: of the random draws.
-            batch_size: draws evaluated at once.
         """
         target = self._need_target("posterior_predictive")
         if not isinstance(target, PyroTarget):
@@ -132,7 +131,7 @@ class Draws:
             )
         with scoped_seed(stream_seed(seed, Stream.PREDICTIVE)):
             return self._map(
-                lambda values: target.posterior_predictive(values, data), batch_size
+                lambda values: target.posterior_predictive(values, data), 256, vectorized=False
             )
 
     def to_datatree(
@@ -191,7 +190,7 @@ class Draws:
 
         if self.variational:
             options.setdefault("kind", "stats")
-        return arviz.summary(self.to_arviz(), **options)
+        return cast("pd.DataFrame", arviz.summary(self.to_arviz(), **options))
 
     def save(self, path: str | os.PathLike[str], **groups: Any) -> Path:
         """Write a netCDF file that `inference.load` and ArviZ both open.
@@ -226,8 +225,8 @@ class Draws:
     def _need_target(self, what: str) -> Target:
         if self._target is None:
             raise ValueError(
-                f"`{what}` needs the model and its data, which a file does not hold. Compute it "
-                "before saving, for example save(path, log_likelihood=True)."
+                f"`{what}` needs the model and its data, which a file does not hold. Compute "
+                "it before saving, for example by save(path, log_likelihood=True)."
             )
         return self._target
 
@@ -238,7 +237,7 @@ class Draws:
             shape = self.draws[name].shape[2:]
             if len(axes) != len(shape):
                 raise ValueError(
-                    f"`dims[{name!r}]` must name {len(shape)} axes, of shape {shape}; got {axes}."
+                    f"`dims[{name!r}]` must name {len(shape)} axes (shape {shape}); got {axes}."
                 )
             for axis, size in zip(axes, shape, strict=True):
                 if axis in self.draws:
@@ -293,7 +292,7 @@ def _evaluate(
     with torch.no_grad(), validation_enabled(False):
         if vectorized:
             try:
-                return torch.func.vmap(function, randomness="different")(values)
+                return torch.func.vmap(function)(values)
             except RuntimeError as error:
                 if "vmap" not in str(error) and "batching rule" not in str(error):
                     raise

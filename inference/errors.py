@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 from pathlib import Path
+from typing import Any
+
+import torch
+
+_linalg: Any = torch.linalg
+LinAlgError: type[Exception] = _linalg.LinAlgError
+"""Torch's error on a singular matrix; torch does not export its type."""
 
 
 class InferenceWarning(UserWarning):
@@ -22,7 +29,7 @@ class AllChainsDivergedError(RuntimeError):
 def warn(message: str) -> None:
     """Emit an `InferenceWarning` that points at the first line outside this package."""
     here = str(Path(__file__).parent)
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(here):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, InferenceWarning, stacklevel=level - 1)
+    warnings.warn(message, InferenceWarning, stacklevel=level)

@@ -60,7 +60,7 @@ def to_arviz(tree: xarray.DataTree) -> Any:
 
     if int(arviz.__version__.split(".")[0]) >= 1:
         return tree
-    datasets = {name: node.to_dataset() for name, node in tree.children.items()}
+    datasets: Any = {name: node.to_dataset() for name, node in tree.children.items()}
     return arviz.InferenceData(attrs=dict(tree.attrs), **datasets)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from inference.data import Leaves
+from inference.errors import LinAlgError
 from inference.targets import Target
 
 LogDensityAndGradient = Callable[[Tensor, Leaves | None], tuple[Tensor, Tensor]]
@@ -38,7 +39,7 @@ def log_density_and_gradient(target: Target, chain_method: str) -> LogDensityAnd
     def evaluate(positions: Tensor, batch: Leaves | None) -> tuple[Tensor, Tensor]:
         try:
             return _vectorized(target, positions, batch)
-        except torch.linalg.LinAlgError:  # one chain's matrix is singular: find out whose
+        except LinAlgError:  # one chain's matrix is singular: find out whose
             return _sequential(target, positions, batch)
         except RuntimeError as error:
             if "vmap" not in str(error):
@@ -98,6 +99,6 @@ def _sequential(
                 value = target.log_density(leaf, rows)
                 (gradients[chain],) = torch.autograd.grad(value, leaf)
             values[chain] = value.detach()
-        except torch.linalg.LinAlgError:  # reported as a diverged chain by the driver
+        except LinAlgError:  # reported as a diverged chain by the driver
             continue
     return values, gradients

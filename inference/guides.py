@@ -23,6 +23,9 @@ from pyro.infer.autoguide import (
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
+from inference.pyro_handlers import GuideTrace
+from inference.targets import Target
+
 AUTOGUIDES: dict[str, Callable[..., AutoContinuous]] = {
     "mean_field": AutoDiagonalNormal,
     "multivariate": AutoMultivariateNormal,
@@ -102,6 +105,11 @@ class PointGuide:
         self.location = position.clone().requires_grad_()
         self._around: Distribution | None = None
 
+    @property
+    def bare(self) -> bool:
+        """Whether there is no law around the point."""
+        return self._around is None
+
     def parameters(self) -> Iterable[Tensor]:
         """See `Guide`."""
         return [self.location]
@@ -131,8 +139,56 @@ class PointGuide:
         self._around = MultivariateNormal(point, precision_matrix=hessian)
 
 
+class UserGuide:
+    """A Pyro guide of the user's, with one reparametrised site per parameter of the target.
+
+    It is run draw by draw: torch's samplers cannot be vectorised. Its parameters live in Pyro's store: keep a scope of it around this object.
+
+    Args:
+        guide: called as the model is, on all the data.
+        target: whose parameters it draws.
+
+    Raises:
+        ValueError: if it draws other sites than the target's parameters.
+    """
+
+    def __init__(self, guide: Callable[..., Any], target: Target) -> None:
+        self._guide, self._target = guide, target
+        trace = self._trace()
+        wanted, drawn = set(target.layout.shapes), set(trace.values)
+        if wanted != drawn:
+            raise ValueError(
+                f"`guide` must draw the sites {sorted(wanted)}; got {sorted(drawn)}."
+            )
+
+    def parameters(self) -> Iterable[Tensor]:
+        """See `Guide`."""
+        return [parameter for _, parameter in pyro.get_param_store().named_parameters()]
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """See `Guide`."""
+        drawn = [self._one() for _ in range(count)]
+        return torch.stack([z for z, _ in drawn]), torch.stack([log_q for _, log_q in drawn])
+
+    def _one(self) -> tuple[Tensor, Tensor]:
+        trace = self._trace()
+        position = self._target.unconstrain(trace.values)
+        return position, trace.log_prob + self._target.log_jacobian(position)
+
+    def _trace(self) -> GuideTrace:
+        trace = GuideTrace(self._target.dtype)
+        with trace:
+            self._target.data.call(self._guide)
+        return trace
+
+
+def is_autoguide(guide: Any) -> bool:
+    """Whether `guide` is a subclass of Pyro's `AutoContinuous`."""
+    return isinstance(guide, type) and issubclass(guide, AutoContinuous)
+
+
 def build_guide(
-    guide: str | type[AutoContinuous], position: Tensor, *, init_scale: float, rank: int | None
+    guide: str | Callable[..., Any], position: Tensor, *, init_scale: float, rank: int | None
 ) -> Guide:
     """The guide of that name around `position`.
 

@@ -1,4 +1,7 @@
 """HMC and NUTS: Pyro's kernels on our potential, with the statistics ArviZ expects."""
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportIncompatibleMethodOverride=false
+# Pyro's kernels start their caches as None and are otherwise untyped.
 
 from __future__ import annotations
 
@@ -107,7 +110,7 @@ def run(
             try:
                 with scoped_seed(stream_seed(plan.seed, Stream.PYRO, chain)):
                     chains.append(
-                        _run_chain(method, target, plan, positions[chain], options, bar)
+                        _run_chain(method, target, plan, positions[chain], options, bar=bar)
                     )
             except KeyboardInterrupt:
                 interrupted = True
@@ -131,6 +134,7 @@ def _run_chain(
     plan: Plan,
     position: Tensor,
     options: Mapping[str, Any],
+    *,
     bar: tqdm[Any],
 ) -> dict[str, list[Any]]:
     kinds: dict[str, type[_NUTS | _HMC]] = {"nuts": _NUTS, "hmc": _HMC}

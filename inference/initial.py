@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference._checks import check_choice
-from inference.errors import InitError
+from inference.errors import InitError, LinAlgError
 from inference.gradients import LogDensityAndGradient
 from inference.pyro_model import PyroTarget
 from inference.rng import Stream, generator, stream_seed
@@ -45,6 +45,7 @@ def initial_positions(
     if target.batch_size is not None:
         batch = tuple(leaf[None, : target.batch_size] for leaf in target.leaves)
     positions = torch.stack([propose(chain) for chain in range(num_chains)])
+    finite = torch.zeros(num_chains, dtype=torch.bool)
     for attempt in range(tries):
         values, gradients = evaluate(positions, batch)
         finite = torch.isfinite(values) & torch.isfinite(gradients).all(-1)
@@ -60,7 +61,7 @@ def initial_positions(
 def _proposer(
     target: Target, init: Init, seed: int, num_chains: int
 ) -> tuple[Callable[[int], Tensor], int]:
-    """A function from the chain's number to its next proposal, and how often it may be asked."""
+    """What proposes a start for a chain, by its number, and how often it may be asked."""
     if isinstance(init, Mapping):
         given = _given_positions(target, init, num_chains)
         return lambda chain: given[chain], 1
@@ -119,11 +120,11 @@ def _explain(target: Target, position: Tensor, chain: int, tries: int) -> str:
         with torch.no_grad():
             terms = target.terms(position)
         bad = [name for name, value in terms.items() if not bool(torch.isfinite(value).all())]
-    except torch.linalg.LinAlgError as error:
+    except LinAlgError as error:
         bad = [f"a singular matrix ({error})"]
     culprit = f"not finite: {', '.join(bad)}" if bad else "the gradient is not finite"
     return (
-        f"no starting point with a finite log density and gradient was found for chain {chain} in "
-        f"{tries} tr{'ies' if tries > 1 else 'y'}; {culprit}. Check the data and the supports, or "
-        "pass `init`."
+        "no starting point with a finite log density and gradient was found for chain "
+        f"{chain} in {tries} tr{'ies' if tries > 1 else 'y'}; {culprit}. Check the data and "
+        "the supports, or pass `init`."
     )

@@ -69,8 +69,8 @@ class Monitor:
         if fresh:
             steps = {chain: self.died_at[chain] for chain in fresh}
             warn(
-                f"chains frozen at a non-finite log density or gradient (chain: step): {steps}. "
-                "Their draws from there on are NaN. A smaller `step_size` may help."
+                "chains were frozen at a non-finite log density or gradient (chain: step): "
+                f"{steps}. Their draws from there on are NaN. A smaller `step_size` may help."
             )
         return fresh
 
@@ -85,7 +85,7 @@ class Monitor:
                 store.append(statistics[name].masked_fill(dead, torch.nan).nanmean(-1))
 
     def check_kinetic(self, settings: Settings, thin: int) -> None:
-        """Warn once if the momentum is twice as hot, or half as hot, as the integrator keeps it.
+        """Warn once if the momentum is twice or half as hot as the integrator keeps it.
 
         The comparison needs 100 steps, and as many independent ones as make a chance excess
         of that size impossible, counting one per coordinate, chain and 100 steps.
@@ -103,20 +103,20 @@ class Monitor:
             self._warned.add("kinetic")
             suggestion = 0.1 / (ratio - 1) * self._sampler.step_size
             warn(
-                f"the kinetic temperature is {ratio:.1f} times its stationary value over {steps} "
-                "steps: gradient noise or discretisation heats the chains, and the draws are too "
-                f"wide. Reduce `step_size` to about {suggestion:.2g}, raise the friction, "
-                "enlarge the minibatch, or warm up longer."
+                f"the kinetic temperature is {ratio:.1f} times its stationary value over "
+                f"{steps} steps: gradient noise or discretisation heats the chains, and the "
+                f"draws are too wide. Reduce `step_size` to about {suggestion:.2g}, raise the "
+                "friction, enlarge the minibatch, or warm up longer."
             )
         elif ratio < min(0.5, 1 - noise):
             self._warned.add("kinetic")
             warn(
                 f"the kinetic temperature is {ratio:.2g} of its stationary value over {steps} "
-                "steps: the chains are still too cold, and the draws too narrow. Warm up longer."
+                "steps: the chains are still too cold and the draws too narrow. Warm up longer."
             )
 
     def check_clipping(self) -> None:
-        """Warn once if the noise correction exceeded the noise in over 1 % of coordinates."""
+        """Warn once if the correction exceeded the noise in over 1 % of the coordinates."""
         if not self._clipped or "clip" in self._warned:
             return
         share = float(torch.cat(self._clipped).nanmean())
@@ -124,8 +124,8 @@ class Monitor:
             self._warned.add("clip")
             warn(
                 f"the noise correction exceeds the injected noise in {share:.1%} of the "
-                "coordinates (`noise_clip_fraction`); there the sampler is an optimiser. Reduce "
-                "`step_size` or the correction."
+                "coordinates (`noise_clip_fraction`); there the sampler is an optimiser. "
+                "Reduce `step_size` or the correction."
             )
 
 

@@ -34,7 +34,7 @@ class Site:
 
 
 class Cast(Messenger):
-    """Draws floating-point latent values in the target's dtype, whatever the model's constants."""
+    """Draws latent values in the target's dtype, whatever that of the model's constants."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -78,6 +78,23 @@ class Scout(Cast):
             data=not (latent or deterministic or _is_factor(msg)),
             discrete=discrete,
         )
+
+
+class GuideTrace(Messenger):
+    """Values and log density of a guide's sites; auxiliary sites count in the latter only."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self.values: Named = {}
+        self.log_prob: Tensor = torch.zeros((), dtype=dtype)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if _is_subsample(msg) or msg["is_observed"]:
+            return
+        self.log_prob = self.log_prob + msg["fn"].log_prob(msg["value"]).sum()
+        if not msg["infer"].get("is_auxiliary", False):
+            self.values[msg["name"]] = msg["value"].to(self._dtype)
 
 
 class Batch(Messenger):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -47,7 +47,7 @@ class PyroTarget(Target):
         self.dtype = dtype or probe.floating_dtype or torch.get_default_dtype()
         self.device = device
         self._model = model
-        self._data = Data(data, dtype=self.dtype, device=device)
+        self.data = Data(data, dtype=self.dtype, device=device)
         sites = self._scout(None)
         self._refuse_discrete(sites)
         self.plates = _plate_dims(sites)
@@ -55,9 +55,9 @@ class PyroTarget(Target):
         if self._subsample is not None:
             self._bind_own_subsample(sites, batch_size)
         else:
-            self.num_data = self._data.check_rows(None) if batch_size is not None else None
+            self.num_data = self.data.check_rows(None) if batch_size is not None else None
             self.batch_size = check_batch_size(batch_size, self.num_data)
-            self.leaves = self._data.leaves
+            self.leaves = self.data.leaves
         latent = {n: s for n, s in sites.items() if s.latent}
         if not latent:
             raise ValueError(
@@ -81,7 +81,10 @@ class PyroTarget(Target):
         """See `Target.constrain`."""
         if self._static is not None:
             free = self.layout.split(position)
-            return {name: transform(free[name]) for name, transform in self._static.items()}
+            return {
+                name: cast(Tensor, transform(free[name]))
+                for name, transform in self._static.items()
+            }
         rows = (
             None
             if self.batch_size is None
@@ -93,14 +96,18 @@ class PyroTarget(Target):
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
         """See `Target.unconstrain`."""
-        with torch.no_grad():
-            replay = Replay(values, constrained=True, mode="values")
-            return self.layout.join(self._run(replay).free)
+        return self.layout.join(self._run(Replay(values, constrained=True, mode="values")).free)
+
+    def log_jacobian(self, position: Tensor) -> Tensor:
+        """See `Target.log_jacobian`."""
+        replay = self._run(Replay(self.layout.split(position)))
+        return torch.as_tensor(replay.log_jacobian, dtype=self.dtype)
 
     def sample_prior(self, seed: int) -> Tensor:
         """Position (dim,) of one draw from the prior."""
         sites = self._scout(None, seed=seed)
-        return self.unconstrain({name: s.value for name, s in sites.items() if s.latent})
+        with torch.no_grad():
+            return self.unconstrain({name: s.value for name, s in sites.items() if s.latent})
 
     def terms(self, position: Tensor) -> Named:
         """See `Target.terms`."""
@@ -127,7 +134,7 @@ class PyroTarget(Target):
         return {name: site.value for name, site in self._scout(None).items() if site.data}
 
     def _run(self, replay: Replay, leaves: Leaves | None = None, data: Any = None) -> Replay:
-        rows = self._data if data is None else Data(data, dtype=self.dtype, device=self.device)
+        rows = self.data if data is None else Data(data, dtype=self.dtype, device=self.device)
         with replay, self._batch_handlers(leaves):
             rows.call(self._model, self._model_leaves(leaves))
         return replay
@@ -176,10 +183,10 @@ class PyroTarget(Target):
         scout = Scout(self.dtype)
         try:
             with torch.no_grad(), scoped_seed(seed), pyro.validation_enabled(True), scout:
-                self._data.call(self._model, leaves)
+                self.data.call(self._model, leaves)
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             shapes = (
-                self._data.describe() if leaves is None else [tuple(x.shape) for x in leaves]
+                self.data.describe() if leaves is None else [tuple(x.shape) for x in leaves]
             )
             raise ValueError(
                 f"the model could not be run on data with shapes {shapes}: {error}"
@@ -190,8 +197,8 @@ class PyroTarget(Target):
         for name, site in sites.items():
             if site.latent and site.discrete:
                 raise TypeError(
-                    f"site {name!r} is a discrete latent variable; gradient-based methods cannot "
-                    "sample it. Sum it out in the model, or enumerate it with "
+                    f"site {name!r} is a discrete latent variable, which gradient methods "
+                    "cannot sample. Sum it out in the model, or enumerate it with "
                     "pyro.infer.config_enumerate and TraceEnum_ELBO."
                 )
 
@@ -235,8 +242,8 @@ class PyroTarget(Target):
             elif site.latent:
                 if rows or site.free_shape != peer.free_shape:
                     raise ValueError(
-                        f"site {name!r} is a latent variable per row; it cannot be sampled with "
-                        "minibatches. Leave `batch_size` out, or use inference.fit."
+                        f"site {name!r} is a latent variable per row, which minibatches cannot "
+                        "sample. Leave `batch_size` out, or use inference.fit."
                     )
             elif rows:
                 scaled = any(frame.full_size == total for frame in rows)

@@ -9,7 +9,7 @@ is run inside `scoped_seed`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 
@@ -45,7 +45,7 @@ def generator(
 
 
 @contextmanager
-def scoped_seed(seed: int) -> Iterator[None]:
+def scoped_seed(seed: int) -> Generator[None]:
     """Seed every global generator inside the block and put each back as it was afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - Pyro seeds it
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
@@ -88,7 +88,7 @@ class NormalStream:
         device: torch.device,
     ) -> None:
         self._generators = [generator(seed, purpose, chain, device) for chain in chains]
-        self._options = {"dtype": dtype, "device": device}
+        self._dtype, self._device = dtype, device
         self._dim = dim
         self._block_steps = max(1, min(64, _BLOCK_VALUES // max(dim, 1)))
         self._block: list[Tensor] = []
@@ -102,5 +102,8 @@ class NormalStream:
     def _fill(self) -> Tensor:
         """The next block, shape (steps, chains, dim)."""
         shape = (self._block_steps, self._dim)
-        rows = [torch.randn(shape, generator=g, **self._options) for g in self._generators]
+        rows = [
+            torch.randn(shape, generator=g, dtype=self._dtype, device=self._device)
+            for g in self._generators
+        ]
         return torch.stack(rows, dim=1)

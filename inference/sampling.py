@@ -19,8 +19,8 @@ from inference._checks import (
     check_options,
 )
 from inference.binding import bind
-from inference.driver import Driver, Plan
 from inference.draws import Draws
+from inference.driver import Driver, Plan
 from inference.gradients import CHAIN_METHODS, log_density_and_gradient
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes

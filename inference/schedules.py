@@ -13,7 +13,7 @@ class Phase(NamedTuple):
     """What happens in one sampling step.
 
     Attributes:
-        factor: the step size in gradient units (ε of SGLD, ε² of the others) is multiplied by it.
+        factor: multiplies the step size in gradient units, ε of SGLD and ε² of the others.
         explore: noise off, nothing kept.
         keep: the step's starting position is a draw.
         restart: the momentum is redrawn before the step.

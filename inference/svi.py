@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.infer.autoguide import AutoContinuous
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,7 +19,15 @@ from inference.diagnostics import pareto_k
 from inference.draws import Draws
 from inference.errors import warn
 from inference.gradients import CHAIN_METHODS, log_density_and_gradient, map_chains
-from inference.guides import AUTOGUIDES, POINT_GUIDES, Guide, PointGuide, build_guide
+from inference.guides import (
+    AUTOGUIDES,
+    POINT_GUIDES,
+    Guide,
+    PointGuide,
+    UserGuide,
+    build_guide,
+    is_autoguide,
+)
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes
 from inference.rng import Stream, scoped_seed, stream_seed
@@ -39,7 +46,7 @@ def fit(
     target: LogDensity | Callable[..., Any],
     data: Any = None,
     *,
-    guide: str | type[AutoContinuous] = "mean_field",
+    guide: str | Callable[..., Any] = "mean_field",
     num_steps: int = 2000,
     num_particles: int | None = None,
     learning_rate: float = 1e-2,
@@ -68,7 +75,8 @@ def fit(
         target: a Pyro model or a `LogDensity`.
         data: as for `sample`.
         guide: `"mean_field"`, `"multivariate"`, `"low_rank"`, `"iaf"` (Pyro's autoguides),
-            `"laplace"`, `"delta"` (the maximum itself), or a subclass of Pyro's `AutoContinuous`.
+            `"laplace"`, `"delta"` (the maximum itself), a subclass of Pyro's `AutoContinuous`,
+            or a Pyro guide of your own, called like the model and reparametrised.
         num_steps: optimisation steps.
         num_particles: draws per step, vectorised; by default 8, 1 for points.
         learning_rate: of Adam, at the start.
@@ -94,11 +102,7 @@ def fit(
         TypeError: on a discrete latent site or integer parameters.
         InitError: if no starting point has a finite log density.
     """
-    name = guide if isinstance(guide, str) else guide.__name__
-    if isinstance(guide, str):
-        check_choice("guide", guide, GUIDES)
-    elif not (isinstance(guide, type) and issubclass(guide, AutoContinuous)):
-        raise TypeError(f"`guide` must be one of {GUIDES} or a subclass of AutoContinuous.")
+    name = _check_name(guide)
     check_choice("chain_method", chain_method, CHAIN_METHODS)
     check_integer("num_steps", num_steps, 1)
     check_integer("num_samples", num_samples, 1)
@@ -111,17 +115,24 @@ def fit(
     )
     bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
     started = time.perf_counter()
-    with pyro.validation_enabled(False), scoped_seed(stream_seed(seed, Stream.PYRO)):
+    with (
+        pyro.validation_enabled(False),
+        pyro.get_param_store().scope(),
+        scoped_seed(stream_seed(seed, Stream.PYRO)),
+    ):
         evaluate = log_density_and_gradient(bound, chain_method)
         position = initial_positions(bound, evaluate, init, seed, 1)[0]
-        fitted = build_guide(guide, position, init_scale=init_scale, rank=rank)
+        if isinstance(guide, str) or is_autoguide(guide):
+            fitted = build_guide(guide, position, init_scale=init_scale, rank=rank)
+        else:
+            fitted = UserGuide(guide, bound)
         trace = _Optimiser(bound, fitted, particles, seed, chain_method).run(
             num_steps, learning_rate, progress=progress
         )
         if isinstance(fitted, PointGuide):
             _surround(fitted, name, bound)
         draws, stats = _draw(bound, fitted, num_samples, chain_method)
-        k = np.nan if name == "delta" else _check_guide(bound, fitted, chain_method)
+        k = _check_guide(bound, fitted, chain_method)
     attrs = run_attributes(bound, method="svi", seed=seed, started=started)
     attrs |= {
         "guide": name,
@@ -142,6 +153,14 @@ def fit(
         optimization={"elbo": trace},
         _target=bound,
     )
+
+
+def _check_name(guide: str | Callable[..., Any]) -> str:
+    if isinstance(guide, str):
+        return check_choice("guide", guide, GUIDES)
+    if not callable(guide):
+        raise TypeError(f"`guide` must be one of {GUIDES} or callable; got {guide!r}.")
+    return str(getattr(guide, "__name__", type(guide).__name__))
 
 
 class _Optimiser:
@@ -243,8 +262,8 @@ def _draw(
 
 
 def _check_guide(target: Target, guide: Guide, chain_method: str) -> float:
-    """PSIS k-hat of the guide; NaN under minibatches without the full data's density."""
-    if target.batch_size is not None:
+    """PSIS k-hat of the guide; NaN for a bare point and under minibatches."""
+    if target.batch_size is not None or (isinstance(guide, PointGuide) and guide.bare):
         return float("nan")
     with torch.no_grad():
         positions, log_q = guide.draw(_PARETO_DRAWS)
@@ -252,7 +271,7 @@ def _check_guide(target: Target, guide: Guide, chain_method: str) -> float:
     k = pareto_k(log_weights)
     if not k <= _PARETO_LIMIT:
         warn(
-            f"PSIS k-hat is {k:.2f} > {_PARETO_LIMIT}: the guide is far from the posterior, and "
+            f"PSIS k-hat is {k:.2f} > {_PARETO_LIMIT}: the guide is far from the posterior and "
             "its draws may be badly off. Try a richer guide, more steps, or inference.sample."
         )
     return k

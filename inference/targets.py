@@ -27,6 +27,7 @@ class Target(ABC):
 
     Attributes:
         layout: names and shapes of the *unconstrained* parameters within a position.
+        data: what the model or likelihood takes.
         num_data: N, or None where there are no rows.
         batch_size: n, or None when every step uses all the data.
         leaves: the arrays that minibatches are taken from.
@@ -35,6 +36,7 @@ class Target(ABC):
     """
 
     layout: Layout
+    data: Data
     num_data: int | None
     batch_size: int | None
     leaves: Leaves
@@ -57,6 +59,10 @@ class Target(ABC):
     @abstractmethod
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
         """Position (dim,) of constrained parameters."""
+
+    @abstractmethod
+    def log_jacobian(self, position: Tensor) -> Tensor:
+        """Log absolute determinant of the Jacobian of `constrain`."""
 
     @abstractmethod
     def terms(self, position: Tensor) -> Named:
@@ -160,14 +166,14 @@ class LogDensityTarget(Target):
         dtypes = [p.dtype for p in spec.params.values()]
         self.dtype = dtype or max(dtypes, key=lambda d: torch.finfo(d).bits)
         self.device = device
-        self._data = Data(data, dtype=self.dtype, device=device)
+        self.data = Data(data, dtype=self.dtype, device=device)
         self._takes_data = data is not None
         self.num_data = spec.num_data
-        self.leaves = self._data.leaves
+        self.leaves = self.data.leaves
         if spec.log_lik is not None or batch_size is not None:
             if not self._takes_data:
                 raise ValueError("`data` is needed: the target has a likelihood of rows.")
-            self.num_data = self._data.check_rows(spec.num_data)
+            self.num_data = self.data.check_rows(spec.num_data)
         self.batch_size = check_batch_size(batch_size, self.num_data)
         self._transforms: dict[str, Transform] = {
             name: biject_to(spec.constraints.get(name, constraints.real))
@@ -191,7 +197,7 @@ class LogDensityTarget(Target):
         total = cast(Callable[[Any], Tensor], self._spec.log_prior)(params) + log_jacobian
         if self._spec.log_lik is None:
             return total
-        log_lik = self._spec.log_lik(params, self._data.rebuild(leaves)).sum()
+        log_lik = self._spec.log_lik(params, self.data.rebuild(leaves)).sum()
         factor = cast(int, self.num_data) / cast(int, rows)
         return total + (log_lik if factor == 1 else factor * log_lik)
 
@@ -202,7 +208,13 @@ class LogDensityTarget(Target):
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
         """See `Target.unconstrain`."""
         flat = flatten_names(values)
-        return self.layout.join({n: t.inv(flat[n]) for n, t in self._transforms.items()})
+        return self.layout.join(
+            {n: cast(Tensor, t.inv(flat[n])) for n, t in self._transforms.items()}
+        )
+
+    def log_jacobian(self, position: Tensor) -> Tensor:
+        """See `Target.log_jacobian`."""
+        return self._values(position)[1]
 
     def initial_values(self) -> Named:
         """The parameters given to the `LogDensity`."""
@@ -215,14 +227,14 @@ class LogDensityTarget(Target):
             return {"log_density": self._joint(params, None)}
         found = {"log_prior": cast(Callable[[Any], Tensor], self._spec.log_prior)(params)}
         if self._spec.log_lik is not None:
-            found["log_lik"] = self._spec.log_lik(params, self._data.rebuild(None)).sum()
+            found["log_lik"] = self._spec.log_lik(params, self.data.rebuild(None)).sum()
         return found
 
     def log_likelihood(self, values: Mapping[str, Tensor], data: Any = None) -> Named:
         """See `Target.log_likelihood`."""
         if self._spec.log_lik is None:
             raise ValueError("this LogDensity has no `log_lik`, so no log-likelihood of rows.")
-        rows = self._data if data is None else Data(data, dtype=self.dtype, device=self.device)
+        rows = self.data if data is None else Data(data, dtype=self.dtype, device=self.device)
         return {"log_lik": self._spec.log_lik(nest_names(values), rows.rebuild(None))}
 
     def _values(self, position: Tensor) -> tuple[Named, Tensor]:
@@ -230,7 +242,7 @@ class LogDensityTarget(Target):
         values: Named = {}
         for name, free in self.layout.split(position).items():
             transform = self._transforms[name]
-            values[name] = transform(free)
+            values[name] = cast(Tensor, transform(free))
             if name in self._spec.constraints:
                 log_jacobian = (
                     log_jacobian + transform.log_abs_det_jacobian(free, values[name]).sum()
@@ -241,7 +253,7 @@ class LogDensityTarget(Target):
         function = cast(Callable[..., Tensor], self._spec.log_joint)
         if not self._takes_data:
             return function(params)
-        return function(params, self._data.rebuild(leaves))
+        return function(params, self.data.rebuild(leaves))
 
     def _check_outputs(self) -> None:
         """Evaluate once and refuse outputs of the wrong shape."""
@@ -260,7 +272,7 @@ class LogDensityTarget(Target):
                         "Sum over the parameters."
                     )
             if self._spec.log_lik is not None:
-                shape = tuple(self._spec.log_lik(params, self._data.rebuild(None)).shape)
+                shape = tuple(self._spec.log_lik(params, self.data.rebuild(None)).shape)
                 if shape != (self.num_data,):
                     raise ValueError(
                         f"`log_lik` must return one value per row, shape ({self.num_data},); "
@@ -290,8 +302,8 @@ def _parameter(name: str, value: Any) -> Tensor:
     tensor = torch.as_tensor(value)
     if not tensor.is_floating_point():
         raise TypeError(
-            f"parameter `{name}` has dtype {tensor.dtype}; only floating-point parameters can be "
-            "sampled. Convert it, or marginalise a discrete parameter out."
+            f"parameter `{name}` has dtype {tensor.dtype}; only floating-point parameters can "
+            "be sampled. Convert it, or marginalise a discrete parameter out."
         )
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"parameter `{name}` holds non-finite values.")

@@ -85,6 +85,17 @@ class Sampler(Protocol):
         ...
 
 
+def limit_kick(gradient: Tensor, scale: float, limit: float) -> Tensor:
+    """The gradient, shortened in chains where `scale` times it exceeds `limit` per √dim.
+
+    For warm-up: from a far start the first kicks would throw a chain to infinity. At a step
+    size that is stable, kicks of a settled chain stay below the limits used.
+    """
+    norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+    longest = limit * gradient.shape[-1] ** 0.5 / scale
+    return gradient * (longest / norm).clamp(max=1.0)
+
+
 def noise_std(variance: float, subtract: Tensor | float | None) -> Tensor | float:
     """Standard deviation of the injected noise, the gradient's own noise taken off.
 
@@ -100,7 +111,7 @@ def noise_std(variance: float, subtract: Tensor | float | None) -> Tensor | floa
 
 
 def clip_fraction(variance: float, subtract: Tensor | float | None, like: Tensor) -> Tensor:
-    """Share of coordinates where `subtract` exceeds `variance`, shape of `like` less its last axis."""
+    """Share of the last axis of `like` where `subtract` exceeds `variance`."""
     if subtract is None:
         return like.new_zeros(like.shape[:-1])
     clipped = (torch.as_tensor(subtract) > variance).to(like.dtype)

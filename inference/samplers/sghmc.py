@@ -11,9 +11,11 @@ from torch import Tensor
 from inference._checks import check_choice, check_integer, check_positive
 from inference.data import Leaves
 from inference.gradients import LogDensityAndGradient
-from inference.samplers.base import Info, Settings, clip_fraction, noise_std
+from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, noise_std
 
 INTEGRATORS = ("baoa", "symplectic")
+
+_KICK_LIMIT = 4.0
 
 
 class SGHMCState(NamedTuple):
@@ -34,6 +36,8 @@ class SGHMC:
     `integrator="symplectic"`, the published form with v = εp, η = ε², α = aε:
         p ← (1−aε)p + εg + N(0, 2aεT − ε²V̂);  θ ← θ + εp.
     There the variance is 1 / (1 − h/(2(2−aε))) times the truth, h = ε²λ.
+
+    In warm-up a kick εg is cut to 4√dim, beyond what a stable chain feels at its target.
 
     Source: Chen, Fox & Guestrin (ICML 2014); Leimkuhler & Matthews (2015) for BAOA. The factor
     ((1+μ)/2)² is ours: a kick moves θ by (1+μ)/2 times what an equal injection of noise does.
@@ -82,8 +86,9 @@ class SGHMC:
         settings: Settings,
     ) -> tuple[SGHMCState, Info]:
         """Advance every chain once; one gradient, taken at the state's position."""
-        value, gradient = evaluate(state.position, batch)
+        value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
+        gradient = limit_kick(raw, epsilon, _KICK_LIMIT) if settings.warmup else raw
         injected, subtract = self._noise(settings)
         kick = noise_std(injected, subtract) * noise
         momentum = state.momentum
@@ -96,7 +101,7 @@ class SGHMC:
             momentum = kick.add(momentum, alpha=1 - self.friction * epsilon)
             momentum = momentum.add(gradient, alpha=epsilon)
             position = state.position.add(momentum, alpha=epsilon)
-        return SGHMCState(position, momentum), Info(value, gradient)
+        return SGHMCState(position, momentum), Info(value, raw)
 
     def refresh(self, state: SGHMCState, noise: Tensor, settings: Settings) -> SGHMCState:
         """Redraw the momentum from N(0, T)."""

@@ -11,7 +11,9 @@ from torch import Tensor
 from inference._checks import check_integer, check_positive
 from inference.data import Leaves
 from inference.gradients import LogDensityAndGradient
-from inference.samplers.base import Info, Settings, clip_fraction, noise_std
+from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, noise_std
+
+_KICK_LIMIT = 4.0
 
 
 class SGNHTState(NamedTuple):
@@ -24,17 +26,18 @@ class SGNHTState(NamedTuple):
 
 @dataclass(frozen=True)
 class SGNHT:
-    r"""SGHMC whose friction ξ follows the kinetic temperature; absorbs isotropic gradient noise.
+    r"""SGHMC whose friction ξ follows the kinetic temperature.
 
-    p ← p + εg − εξp + N(0, 2aεT − ε²V̂);  θ ← θ + εp;  ξ ← ξ + ε(pᵀp/d − T).
-    In warm-up the last bracket is capped at T.
+    It absorbs isotropic gradient noise:
+        p ← p + εg − εξp + N(0, 2aεT − ε²V̂);  θ ← θ + εp;  ξ ← ξ + ε(pᵀp/d − T).
+    In warm-up the last bracket is capped at T, and a kick εg cut to 4√dim.
 
     Source: Ding et al. (NeurIPS 2014).
 
     Args:
         step_size: ε > 0.
         friction: a > 0, per unit of time; also the thermostat's start.
-        gradient_variance: V̂ >= 0, scalar or (dim,), taken off the injected noise; None: nothing.
+        gradient_variance: V̂ >= 0, scalar or (dim,), taken off the injected noise; or None.
         resample_every: redraw the momentum every so many steps; None: never.
     """
 
@@ -64,8 +67,9 @@ class SGNHT:
         settings: Settings,
     ) -> tuple[SGNHTState, Info]:
         """Advance every chain once."""
-        value, gradient = evaluate(state.position, batch)
+        value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
+        gradient = limit_kick(raw, epsilon, _KICK_LIMIT) if settings.warmup else raw
         kick = noise_std(*self._noise(settings)) * noise
         momentum = state.momentum.mul(1 - epsilon * state.thermostat) + kick
         momentum = momentum.add(gradient, alpha=epsilon)
@@ -74,7 +78,7 @@ class SGNHT:
         if settings.warmup:  # a fall from a bad start would freeze the chain for long
             excess = excess.clamp(max=settings.temperature)
         thermostat = state.thermostat.add(excess, alpha=epsilon)
-        return SGNHTState(position, momentum, thermostat), Info(value, gradient)
+        return SGNHTState(position, momentum, thermostat), Info(value, raw)
 
     def refresh(self, state: SGNHTState, noise: Tensor, settings: Settings) -> SGNHTState:
         """Redraw the momentum from N(0, T)."""
