@@ -32,6 +32,11 @@ class Site:
     data: bool
     discrete: bool
 
+    @property
+    def data_or_factor(self) -> bool:
+        """Whether it is conditioned on."""
+        return not (self.latent or self.deterministic)
+
 
 class Cast(Messenger):
     """Draws latent values in the target's dtype, whatever that of the model's constants."""
@@ -57,7 +62,7 @@ class Scout(Cast):
         if _is_subsample(msg):
             return
         latent = not msg["is_observed"]
-        support = _support(msg["fn"])
+        support = _support(msg["fn"]) if latent else constraints.real
         discrete = bool(getattr(support, "is_discrete", False)) or bool(
             getattr(msg["fn"], "has_enumerate_support", False)
         )
@@ -98,7 +103,7 @@ class GuideTrace(Messenger):
 
 
 class Batch(Messenger):
-    """Scales row sites, and hands a self-subsampling plate its row numbers."""
+    """Scales row sites, and hands plates their row numbers: Pyro would draw them at random."""
 
     def __init__(self, scales: Mapping[str, float], rows: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -108,6 +113,10 @@ class Batch(Messenger):
         name = msg["name"]
         if name in self._rows:
             msg["value"], msg["done"] = self._rows[name], True
+        elif _is_subsample(msg) and msg["value"] is None:
+            fn = msg["fn"]
+            size = fn.size if fn.subsample_size is None else min(fn.size, fn.subsample_size)
+            msg["value"], msg["done"] = torch.arange(size, device=fn.device), True
         factor = self._scales.get(name, 1.0)
         if factor != 1.0:
             msg["scale"] = msg["scale"] * factor

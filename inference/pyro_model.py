@@ -14,6 +14,7 @@ from torch.distributions.transforms import Transform
 
 from inference.data import Data, Leaves
 from inference.pyro_handlers import Batch, Replay, Scout, Site
+from inference.pyro_rows import RowSites, rows_passed, rows_taken
 from inference.rng import scoped_seed
 from inference.targets import Named, Target, check_batch_size
 from inference.tree import Layout
@@ -47,7 +48,10 @@ class PyroTarget(Target):
         self.dtype = dtype or probe.floating_dtype or torch.get_default_dtype()
         self.device = device
         self._model = model
+        self._parameters = pyro.get_param_store().get_state()  # held as they are now
         self.data = Data(data, dtype=self.dtype, device=device)
+        self._subsample: str | None = None
+        self._rows = RowSites({}, set())
         sites = self._scout(None)
         self._refuse_discrete(sites)
         self.plates = _plate_dims(sites)
@@ -64,12 +68,7 @@ class PyroTarget(Target):
                 "the model has no latent sample site, so there is nothing to infer."
             )
         self.layout = Layout({name: site.free_shape for name, site in latent.items()})
-        self._row_sites: dict[str, float] = {}
-        self._row_dependent = {
-            name for name, s in sites.items() if self._subsample in [f.name for f in s.frames]
-        }
-        if self.batch_size is not None and self._subsample is None:
-            self._row_sites = self._find_row_sites(self.batch_size)
+        self._rows = self._find_rows()
         self._static = self._static_transforms(sites)
 
     def log_density(self, position: Tensor, leaves: Leaves | None = None) -> Tensor:
@@ -91,7 +90,9 @@ class PyroTarget(Target):
             else tuple(x[: self.batch_size] for x in self.leaves)
         )
         replay = self._run(Replay(self.layout.split(position), mode="values"), leaves=rows)
-        kept = {n: v for n, v in replay.deterministic.items() if n not in self._row_dependent}
+        kept = {
+            n: v for n, v in replay.deterministic.items() if n not in self._rows.deterministic
+        }
         return {**replay.values, **kept}
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -131,11 +132,17 @@ class PyroTarget(Target):
 
     def observed_data(self) -> Named:
         """The data at the observed sites."""
-        return {name: site.value for name, site in self._scout(None).items() if site.data}
+        start = torch.zeros(self.layout.dim, dtype=self.dtype, device=self.device)
+        passes = [
+            self._run(Replay(self.layout.split(start), mode="values"), rows).observed
+            for rows in self._passes()
+        ]
+        return self._join_passes(passes)
 
     def _run(self, replay: Replay, leaves: Leaves | None = None, data: Any = None) -> Replay:
         rows = self.data if data is None else Data(data, dtype=self.dtype, device=self.device)
-        with replay, self._batch_handlers(leaves):
+        store = pyro.get_param_store().scope(self._parameters)
+        with store, replay, self._batch_handlers(leaves):
             rows.call(self._model, self._model_leaves(leaves))
         return replay
 
@@ -153,10 +160,16 @@ class PyroTarget(Target):
             return passes[0]
         extra = (self.num_data or 0) % (self.batch_size or 1)
         keep = extra or (self.batch_size or 0)
-        return {
-            name: torch.cat([*(p[name] for p in passes[:-1]), passes[-1][name][-keep:]])
-            for name in passes[0]
-        }
+        joined: Named = {}
+        for name in passes[0]:
+            axes = [a for a, plate in self.plates[name].items() if plate == self._subsample]
+            if not axes:  # the same in every pass
+                joined[name] = passes[0][name]
+                continue
+            pieces = [p[name].movedim(axes[0], 0) for p in passes]
+            whole = torch.cat([*pieces[:-1], pieces[-1][-keep:]])
+            joined[name] = whole.movedim(0, axes[0])
+        return joined
 
     def _model_leaves(self, leaves: Leaves | None) -> Leaves | None:
         return None if self._subsample is not None else leaves
@@ -165,7 +178,7 @@ class PyroTarget(Target):
         if self._subsample is not None:
             rows = self.leaves[0][: self.batch_size] if leaves is None else leaves[0]
             return Batch({}, {self._subsample: rows})
-        return Batch({} if leaves is None else self._row_sites, {})
+        return Batch({} if leaves is None else self._rows.scales, {})
 
     def _bind_own_subsample(self, sites: dict[str, Site], batch_size: int | None) -> None:
         frames = [f for s in sites.values() for f in s.frames if f.name == self._subsample]
@@ -178,12 +191,27 @@ class PyroTarget(Target):
         self.num_data, self.batch_size = full, size
         self.leaves = (torch.arange(full, device=self.device),)
 
+    def _find_rows(self) -> RowSites:
+        total, n = self.num_data, self.batch_size
+        if total is None or n is None:
+            return RowSites({}, set())
+        if self._subsample is not None:
+            return rows_taken(self._scout, self._subsample, self.leaves[0], n)
+        return rows_passed(self._scout, self.leaves, total, n)
+
     def _scout(self, leaves: Leaves | None, seed: int = _SCOUT_SEED) -> dict[str, Site]:
         """Every site of one run from the prior, validated by Pyro."""
         scout = Scout(self.dtype)
         try:
-            with torch.no_grad(), scoped_seed(seed), pyro.validation_enabled(True), scout:
-                self.data.call(self._model, leaves)
+            with (
+                torch.no_grad(),
+                scoped_seed(seed),
+                pyro.validation_enabled(True),
+                pyro.get_param_store().scope(self._parameters),
+                self._batch_handlers(leaves),
+                scout,
+            ):
+                self.data.call(self._model, self._model_leaves(leaves))
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             shapes = (
                 self.data.describe() if leaves is None else [tuple(x.shape) for x in leaves]
@@ -215,49 +243,6 @@ class PyroTarget(Target):
             return None
         return {name: biject_to(sites[name].support) for name in latent}
 
-    def _find_row_sites(self, n: int) -> dict[str, float]:
-        """Scale of every observed site under minibatches of n rows.
-
-        Row plates are those whose size follows the number of rows passed; a site that has no
-        row plate but changes with the rows cannot be scaled safely and is refused.
-        """
-        total = self.num_data or 0
-        other = n - 1 if n > 1 else n + 1
-        first = self._scout(tuple(x[:n] for x in self.leaves))
-        last = self._scout(tuple(x[-n:] for x in self.leaves))
-        resized = self._scout(tuple(x[:other] for x in self.leaves))
-        scales: dict[str, float] = {}
-        for name, site in first.items():
-            peer = resized.get(name)
-            if peer is None:
-                raise ValueError(f"site {name!r} appears only for some batch sizes.")
-            sizes = {frame.name: frame.size for frame in peer.frames}
-            rows = [f for f in site.frames if f.size == n and sizes.get(f.name) == other]
-            if site.deterministic:
-                if (
-                    not _same(site.value, last[name].value)
-                    or site.value.shape != peer.value.shape
-                ):
-                    self._row_dependent.add(name)
-            elif site.latent:
-                if rows or site.free_shape != peer.free_shape:
-                    raise ValueError(
-                        f"site {name!r} is a latent variable per row, which minibatches cannot "
-                        "sample. Leave `batch_size` out, or use inference.fit."
-                    )
-            elif rows:
-                scaled = any(frame.full_size == total for frame in rows)
-                scales[name] = 1.0 if scaled else total / n
-            elif site.log_prob.ndim and site.log_prob.shape[-1] == n != peer.log_prob.shape[-1]:
-                scales[name] = total / n
-            elif not _same(site.log_prob, last[name].log_prob):
-                raise ValueError(
-                    f"observed site {name!r} depends on the rows but not row by row, so a "
-                    "minibatch cannot be scaled. Put it in pyro.plate('data', "
-                    f"{total}, subsample_size=len(rows)), one value per row."
-                )
-        return scales
-
 
 def _same_constraint(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
@@ -268,10 +253,6 @@ def _same_constraint(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(_same_constraint, a, b))
     return bool(a == b)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.allclose(a, b))
 
 
 def _plate_dims(sites: Mapping[str, Site]) -> dict[str, dict[int, str]]:

@@ -135,5 +135,5 @@ class Cyclical:
     def _cycle_length(self, num_samples: int, thin: int) -> tuple[int, int]:
         """Steps of exploration and of the whole cycle."""
         sampling = num_samples // self.num_cycles * thin
-        length = math.ceil(sampling / (1 - self.exploration))
+        length = math.ceil(sampling / (1 - self.exploration) * (1 - 1e-12))  # 100/0.2: 500
         return length - sampling, length

@@ -146,6 +146,8 @@ class LogDensity:
                 f"`constraints` names {sorted(unknown)}, which are not among the parameters "
                 f"{sorted(self.params)}."
             )
+        for name, constraint in self.constraints.items():
+            _check_constraint(name, constraint, self.params[name])
         if self.scale == "mean" and self.num_data is None:
             raise ValueError("`num_data` is needed with scale='mean': we multiply by it.")
 
@@ -258,7 +260,8 @@ class LogDensityTarget(Target):
     def _check_outputs(self) -> None:
         """Evaluate once and refuse outputs of the wrong shape."""
         with torch.no_grad():
-            params = nest_names(self._values(torch.zeros(self.layout.dim, dtype=self.dtype))[0])
+            zero = torch.zeros(self.layout.dim, dtype=self.dtype, device=self.device)
+            params = nest_names(self._values(zero)[0])
             if self._spec.log_joint is not None:
                 named = {"log_density": self._joint(params, None)}
             else:
@@ -296,6 +299,22 @@ def check_batch_size(batch_size: int | None, num_data: int | None) -> int | None
             f"`batch_size` must be at most the number of data, {num_data}; got {size}."
         )
     return None if size == num_data else size
+
+
+def _check_constraint(name: str, constraint: Any, parameter: Tensor) -> None:
+    """Raise unless there is a bijection from the reals onto `constraint`, of that shape."""
+    try:
+        biject_to(constraint).inverse_shape(parameter.shape)
+    except NotImplementedError as error:
+        raise TypeError(
+            f"`constraints[{name!r}]` must be a torch constraint on real numbers, such as "
+            f"constraints.positive; got {constraint!r}."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"parameter `{name}` of shape {tuple(parameter.shape)} cannot lie in "
+            f"{constraint!r}: {error}."
+        ) from error
 
 
 def _parameter(name: str, value: Any) -> Tensor:

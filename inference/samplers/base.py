@@ -85,15 +85,13 @@ class Sampler(Protocol):
         ...
 
 
-def limit_kick(gradient: Tensor, scale: float, limit: float) -> Tensor:
-    """The gradient, shortened in chains where `scale` times it exceeds `limit` per √dim.
+def limit_kick(gradient: Tensor, limit: float) -> Tensor:
+    """The gradient, cut to ±`limit` in every coordinate.
 
-    For warm-up: from a far start the first kicks would throw a chain to infinity. At a step
-    size that is stable, kicks of a settled chain stay below the limits used.
+    For warm-up: far from the target, where the step size may be unstable, full kicks would
+    throw a chain to infinity; cut ones let it slide down.
     """
-    norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-    longest = limit * gradient.shape[-1] ** 0.5 / scale
-    return gradient * (longest / norm).clamp(max=1.0)
+    return gradient.clamp(min=-limit, max=limit)
 
 
 def noise_std(variance: float, subtract: Tensor | float | None) -> Tensor | float:

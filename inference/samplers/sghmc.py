@@ -15,7 +15,7 @@ from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, n
 
 INTEGRATORS = ("baoa", "symplectic")
 
-_KICK_LIMIT = 4.0
+_KICK_LIMIT = 2.0
 
 
 class SGHMCState(NamedTuple):
@@ -37,7 +37,7 @@ class SGHMC:
         p ← (1−aε)p + εg + N(0, 2aεT − ε²V̂);  θ ← θ + εp.
     There the variance is 1 / (1 − h/(2(2−aε))) times the truth, h = ε²λ.
 
-    In warm-up a kick εg is cut to 4√dim, beyond what a stable chain feels at its target.
+    In warm-up a kick εg is cut to ±2 a coordinate, more than a settled chain often feels.
 
     Source: Chen, Fox & Guestrin (ICML 2014); Leimkuhler & Matthews (2015) for BAOA. The factor
     ((1+μ)/2)² is ours: a kick moves θ by (1+μ)/2 times what an equal injection of noise does.
@@ -88,7 +88,7 @@ class SGHMC:
         """Advance every chain once; one gradient, taken at the state's position."""
         value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
-        gradient = limit_kick(raw, epsilon, _KICK_LIMIT) if settings.warmup else raw
+        gradient = limit_kick(raw, _KICK_LIMIT / epsilon) if settings.warmup else raw
         injected, subtract = self._noise(settings)
         kick = noise_std(injected, subtract) * noise
         momentum = state.momentum
@@ -104,8 +104,10 @@ class SGHMC:
         return SGHMCState(position, momentum), Info(value, raw)
 
     def refresh(self, state: SGHMCState, noise: Tensor, settings: Settings) -> SGHMCState:
-        """Redraw the momentum from N(0, T)."""
-        return state._replace(momentum=settings.temperature**0.5 * noise)
+        """Redraw the momentum half a move back, where position and momentum are independent."""
+        momentum = self.stationary_kinetic_temperature(settings) ** 0.5 * noise
+        half_move = (momentum - state.momentum) * (settings.step_size / 2)
+        return SGHMCState(state.position + half_move, momentum)
 
     def statistics(self, state: SGHMCState, settings: Settings) -> dict[str, Tensor]:
         """Kinetic temperature pᵀp/d and the share of coordinates with clipped noise."""

@@ -117,11 +117,15 @@ class AdaptiveSGHMC:
         return state._replace(position=position, momentum=momentum), Info(value, gradient)
 
     def refresh(self, state: AdaptiveState, noise: Tensor, settings: Settings) -> AdaptiveState:
-        """Redraw the momentum: v ~ N(0, ε²mT), or p ~ N(0, T) for BAOA."""
-        momentum = settings.temperature**0.5 * noise
-        if self.integrator == "symplectic":
+        """Redraw the momentum half a move back, where position and momentum are independent."""
+        momentum = self.stationary_kinetic_temperature(settings) ** 0.5 * noise
+        if self.integrator == "baoa":
+            move = settings.step_size * state.gradient_square.pow(-0.25)
+        else:
             momentum = settings.step_size * self._inverse_mass(state).sqrt() * momentum
-        return state._replace(momentum=momentum)
+            move = torch.ones_like(momentum)
+        half_move = 0.5 * move * (momentum - state.momentum)
+        return state._replace(position=state.position + half_move, momentum=momentum)
 
     def statistics(self, state: AdaptiveState, settings: Settings) -> dict[str, Tensor]:
         """Kinetic temperature pᵀM⁻¹p/d and the share of coordinates with clipped noise."""

@@ -12,7 +12,7 @@ from inference.data import Leaves
 from inference.gradients import LogDensityAndGradient
 from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, noise_std
 
-_KICK_LIMIT = 4.0
+_KICK_LIMIT = 2.0
 
 
 class SGLDState(NamedTuple):
@@ -26,8 +26,8 @@ class SGLD:
     r"""Langevin dynamics: θ' = θ + ε ∇log p(θ) + N(0, 2εT − ε²V̂).
 
     For a quadratic target of curvature λ and exact gradients the stationary variance is
-    (T/λ) / (1 − ελ/2). In warm-up a kick εg is cut to 4√(ε·dim), beyond what a stable chain
-    feels at its target.
+    (T/λ) / (1 − ελ/2). In warm-up a kick εg is cut to ±2√ε a coordinate, more than a settled
+    chain often feels.
 
     Source: Welling & Teh (ICML 2011).
 
@@ -61,8 +61,7 @@ class SGLD:
         """Advance every chain once."""
         value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
-        limit = _KICK_LIMIT * epsilon**0.5
-        gradient = limit_kick(raw, epsilon, limit) if settings.warmup else raw
+        gradient = limit_kick(raw, _KICK_LIMIT / epsilon**0.5) if settings.warmup else raw
         injected, subtract = self._noise(settings)
         position = state.position.add(gradient, alpha=epsilon)
         return SGLDState(position + noise_std(injected, subtract) * noise), Info(

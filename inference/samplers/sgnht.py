@@ -13,7 +13,7 @@ from inference.data import Leaves
 from inference.gradients import LogDensityAndGradient
 from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, noise_std
 
-_KICK_LIMIT = 4.0
+_KICK_LIMIT = 2.0
 
 
 class SGNHTState(NamedTuple):
@@ -30,7 +30,7 @@ class SGNHT:
 
     It absorbs isotropic gradient noise:
         p ← p + εg − εξp + N(0, 2aεT − ε²V̂);  θ ← θ + εp;  ξ ← ξ + ε(pᵀp/d − T).
-    In warm-up the last bracket is capped at T, and a kick εg cut to 4√dim.
+    In warm-up the last bracket is capped at T, and a kick εg cut to ±2.
 
     Source: Ding et al. (NeurIPS 2014).
 
@@ -69,7 +69,7 @@ class SGNHT:
         """Advance every chain once."""
         value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
-        gradient = limit_kick(raw, epsilon, _KICK_LIMIT) if settings.warmup else raw
+        gradient = limit_kick(raw, _KICK_LIMIT / epsilon) if settings.warmup else raw
         kick = noise_std(*self._noise(settings)) * noise
         momentum = state.momentum.mul(1 - epsilon * state.thermostat) + kick
         momentum = momentum.add(gradient, alpha=epsilon)
@@ -81,8 +81,10 @@ class SGNHT:
         return SGNHTState(position, momentum, thermostat), Info(value, raw)
 
     def refresh(self, state: SGNHTState, noise: Tensor, settings: Settings) -> SGNHTState:
-        """Redraw the momentum from N(0, T)."""
-        return state._replace(momentum=settings.temperature**0.5 * noise)
+        """Redraw the momentum half a move back, where position and momentum are independent."""
+        momentum = settings.temperature**0.5 * noise
+        half_move = (momentum - state.momentum) * (settings.step_size / 2)
+        return state._replace(position=state.position + half_move, momentum=momentum)
 
     def statistics(self, state: SGNHTState, settings: Settings) -> dict[str, Tensor]:
         """Kinetic temperature, thermostat, share of coordinates with clipped noise."""

@@ -1,0 +1,321 @@
+"""SGHMC against its exact stationary law: on a quadratic target a step is linear."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from inference.samplers import SGHMC, Settings
+
+CURVATURES = [0.01, 0.5, 2.0, 3.5]  # h = ε²λ
+FRICTIONS = [0.1, 2.0, 9.0]
+EPSILON = 0.1
+
+
+def symplectic(h, alpha):
+    """λ·Var(θ)/T of symplectic Euler."""
+    return 1 / (1 - h / (2 * (2 - alpha)))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 2.0])
+@pytest.mark.parametrize("friction", [*FRICTIONS, 60.0])
+@pytest.mark.parametrize("h", CURVATURES)
+def test_baoa_is_exact_on_a_quadratic(
+    linear_step, kinetic_temperature, h, friction, temperature
+):
+    sampler, hessian = SGHMC(step_size=EPSILON, friction=friction), h / EPSILON**2
+    law = linear_step(sampler, hessian, temperature=temperature).stationary()
+    assert hessian * law["position"].item() / temperature == pytest.approx(1, rel=1e-6)
+    kinetic = kinetic_temperature(sampler, law["momentum"], temperature=temperature)
+    assert kinetic == pytest.approx(temperature, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 2.0])
+@pytest.mark.parametrize("friction", FRICTIONS)
+@pytest.mark.parametrize("h", [0.01, 0.5, 2.0])
+def test_symplectic_variance_follows_its_formula(
+    linear_step, kinetic_temperature, h, friction, temperature
+):
+    """λ Var(θ) = T / (1 − h/(2(2−α))), and the momentum is 2/(2−α) times hotter still."""
+    sampler = SGHMC(step_size=EPSILON, friction=friction, integrator="symplectic")
+    alpha, hessian = friction * EPSILON, h / EPSILON**2
+    law = linear_step(sampler, hessian, temperature=temperature).stationary()
+    expected = temperature * symplectic(h, alpha)
+    assert hessian * law["position"].item() == pytest.approx(expected, rel=1e-6)
+    kinetic = kinetic_temperature(sampler, law["momentum"], temperature=temperature)
+    assert kinetic == pytest.approx(expected * 2 / (2 - alpha), rel=1e-6)
+
+
+@pytest.mark.parametrize("integrator", ["baoa", "symplectic"])
+def test_correlated_coordinates_mix_as_their_eigenvectors_do(linear_step, integrator):
+    """The step commutes with rotations: Cov(θ) is a function of the Hessian alone."""
+    hessian = np.array([[4.0, 1.5, 0.0], [1.5, 2.0, -0.5], [0.0, -0.5, 9.0]])
+    sampler = SGHMC(step_size=0.3, friction=1.5, integrator=integrator)
+    found = linear_step(sampler, hessian).stationary()["position"]
+    inflation = np.eye(3)
+    if integrator == "symplectic":
+        inflation = np.linalg.inv(np.eye(3) - 0.3**2 * hessian / (2 * (2 - 0.45)))
+    np.testing.assert_allclose(found @ hessian, inflation, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("friction", FRICTIONS)
+def test_steps_are_stable_up_to_the_stated_curvature(linear_step, friction):
+    """BAOA: h < 4.  Symplectic Euler: h < 2(1 + μ), μ = 1 − aε."""
+    limits = {"baoa": 4.0, "symplectic": 2 * (2 - friction * EPSILON)}
+    for integrator, limit in limits.items():
+        sampler = SGHMC(step_size=EPSILON, friction=friction, integrator=integrator)
+        below = linear_step(sampler, 0.999 * limit / EPSILON**2).spectral_radius
+        above = linear_step(sampler, 1.001 * limit / EPSILON**2).spectral_radius
+        assert below < 1 < above
+
+
+class ExplicitEuler(SGHMC):
+    """What two other packages do: position and momentum both move by the old values."""
+
+    def step(self, evaluate, state, batch, noise, settings):
+        value, gradient = evaluate(state.position, batch)
+        epsilon, decay = settings.step_size, self.friction * settings.step_size
+        kick = math.sqrt(2 * decay * settings.temperature) * noise
+        momentum = (1 - decay) * state.momentum + epsilon * gradient + kick
+        position = state.position + epsilon * state.momentum
+        return state._replace(position=position, momentum=momentum), (value, gradient)
+
+
+class WrongNoise(SGHMC):
+    """Symplectic Euler with the noise 1 − μ² of the exact friction instead of 2(1 − μ)."""
+
+    def _noise(self, settings):
+        variance, subtract = super()._noise(settings)
+        return variance * (1 - self.friction * settings.step_size / 2), subtract
+
+
+def test_the_check_catches_explicit_euler(linear_step):
+    """Negative control with the closed form of that scheme, which is 2.013 here."""
+    epsilon, a, curvature = 0.05, 1.0, 10.0
+    h, alpha = epsilon**2 * curvature, a * epsilon
+    law = linear_step(ExplicitEuler(epsilon, a), curvature).stationary()
+    found = curvature * law["position"].item()
+    excess = epsilon * curvature / (2 * a) * (2 - 1.5 * alpha + h / 2)
+    assert found == pytest.approx((1 - alpha / 2 + h / 2) / (1 - alpha / 2 - excess), rel=1e-6)
+    assert found == pytest.approx(2.013, abs=5e-4)
+    good = linear_step(SGHMC(epsilon, a, "symplectic"), curvature).stationary()
+    assert curvature * good["position"].item() == pytest.approx(1.0065, abs=5e-5)
+
+
+@pytest.mark.parametrize("friction", FRICTIONS)
+def test_the_check_catches_the_wrong_noise(linear_step, friction):
+    """Negative control: (1 − μ²)/(2(1 − μ)) = (1 + μ)/2, which h = 0.01 cannot hide."""
+    law = linear_step(WrongNoise(EPSILON, friction, "symplectic"), 1.0).stationary()
+    alpha = friction * EPSILON
+    assert law["position"].item() == pytest.approx(
+        symplectic(0.01, alpha) * (1 - alpha / 2), rel=1e-6
+    )
+    assert abs(law["position"].item() / symplectic(0.01, alpha) - 1) > 4e-3
+
+
+# -- gradient noise ------------------------------------------------------------------------
+
+NOISY = [  # λ, ε, a, inflation without a correction
+    (100.0, 0.002, 50.0, 1.078),
+    (1000.0, 0.001, 50.0, 1.39),
+    (1000.0, 0.002, 50.0, 1.78),
+]
+
+
+def largest_variance(epsilon, friction):
+    """Gradient-noise variance above which BAOA has no noise left to take off (T = 1)."""
+    mu = math.exp(-friction * epsilon)
+    return 4 * (1 - mu) / (1 + mu) / epsilon**2
+
+
+@pytest.mark.parametrize(("curvature", "epsilon", "friction", "plain"), NOISY)
+def test_known_gradient_noise_is_taken_off(linear_step, curvature, epsilon, friction, plain):
+    """V = 39λ, a minibatch of one row in forty: the numbers of the derivation."""
+    variance = 39 * curvature
+    known = SGHMC(epsilon, friction, gradient_variance=variance)
+    law = linear_step(known, curvature).stationary(variance)
+    assert curvature * law["position"].item() == pytest.approx(1, abs=1e-3)
+    law = linear_step(SGHMC(epsilon, friction), curvature).stationary(variance)
+    assert curvature * law["position"].item() == pytest.approx(plain, rel=5e-3)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize("friction", FRICTIONS)
+@pytest.mark.parametrize("h", [1e-4, 1e-2])
+def test_correction_is_good_to_one_per_cent_wherever_it_is_feasible(
+    linear_step, h, friction, share
+):
+    curvature = h / EPSILON**2
+    variance = share * largest_variance(EPSILON, friction)
+    sampler = SGHMC(EPSILON, friction, gradient_variance=variance)
+    law = linear_step(sampler, curvature).stationary(variance)
+    assert abs(curvature * law["position"].item() - 1) < 0.01
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize("friction", FRICTIONS)
+@pytest.mark.parametrize("h", [1e-4, 1e-2])
+def test_unaccounted_gradient_noise_inflates_as_predicted(
+    linear_step, h, friction, share, temperature
+):
+    """The design rule: Var is 1 + ηV(1+μ)/(4(1−μ)T) times the truth, to 5 %."""
+    curvature, mu = h / EPSILON**2, math.exp(-friction * EPSILON)
+    variance = share * largest_variance(EPSILON, friction)
+    predicted = 1 + EPSILON**2 * variance * (1 + mu) / (4 * (1 - mu) * temperature)
+    sampler = SGHMC(EPSILON, friction)
+    law = linear_step(sampler, curvature, temperature=temperature).stationary(variance)
+    found = curvature * law["position"].item() / temperature
+    assert found == pytest.approx(predicted, rel=0.05)
+
+
+@pytest.mark.parametrize("share_of_kick", [lambda mu: mu**2, lambda mu: 1.0])
+def test_the_check_catches_another_factor_in_the_correction(linear_step, share_of_kick):
+    """Negative control: μ² or 1 in place of ((1 + μ)/2)² leaves more than 1 %."""
+    epsilon, friction, curvature = EPSILON, 5.0, 1.0
+    mu = math.exp(-friction * epsilon)
+    variance = 0.5 * largest_variance(epsilon, friction)
+    sampler = SGHMC(
+        epsilon,
+        friction,
+        gradient_variance=variance * share_of_kick(mu) / ((1 + mu) / 2) ** 2,
+    )
+    law = linear_step(sampler, curvature).stationary(variance)
+    assert abs(law["position"].item() - 1) > 0.01
+
+
+def test_symplectic_correction_removes_exactly_the_gradient_noise(linear_step):
+    """There the kick and the noise enter alike, so V̂ = V restores the noise-free law."""
+    variance = np.array([3.0, 35.0])
+    hessian = np.diag([1.0, 30.0])
+    plain = SGHMC(EPSILON, 2.0, "symplectic")
+    known = SGHMC(EPSILON, 2.0, "symplectic", gradient_variance=torch.tensor(variance))
+    np.testing.assert_allclose(
+        linear_step(known, hessian).stationary(variance)["position"],
+        linear_step(plain, hessian).stationary()["position"],
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def test_impossible_correction_is_clipped_and_counted():
+    """Where ε²((1+μ)/2)²V̂ exceeds (1−μ²)T nothing is injected, and the statistic says so."""
+    limit = largest_variance(EPSILON, 2.0)
+    sampler = SGHMC(
+        EPSILON, 2.0, gradient_variance=torch.tensor([0.0, 0.99, 1.01, 5.0]) * limit
+    )
+    settings = Settings(EPSILON, 1.0, warmup=False)
+    zeros, ones = torch.zeros(2, 4), torch.ones(2, 4)
+    state = sampler.init(zeros, zeros, settings)
+    new, _ = sampler.step(lambda x, _: (x.sum(-1), 0 * x), state, None, ones, settings)
+    assert (new.momentum != 0).tolist() == [[True, True, False, False]] * 2
+    assert sampler.statistics(new, settings)["noise_clip_fraction"].tolist() == [0.5, 0.5]
+    hot = settings._replace(temperature=10.0)
+    assert sampler.statistics(new, hot)["noise_clip_fraction"].tolist() == [0.0, 0.0]
+
+
+# -- one term at a time --------------------------------------------------------------------
+
+
+def constant_force(force):
+    return lambda position, batch: (position.sum(-1), torch.full_like(position, force))
+
+
+@pytest.mark.parametrize("integrator", ["baoa", "symplectic"])
+def test_zero_temperature_ignores_the_noise(integrator):
+    sampler = SGHMC(0.1, 1.0, integrator)
+    settings = Settings(0.1, 0.0, warmup=False)
+    start = torch.arange(6.0).reshape(2, 3)
+    state = sampler.init(start, torch.ones(2, 3), settings)
+    assert not state.momentum.any()
+    one, _ = sampler.step(constant_force(2.0), state, None, torch.ones(2, 3), settings)
+    two, _ = sampler.step(constant_force(2.0), state, None, -torch.ones(2, 3), settings)
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_one_step_of_each_integrator_by_hand():
+    """θ = 1, p = 3, g = −2, ξ = 0.5, T = 4."""
+    settings = Settings(0.1, 4.0, warmup=False)
+    start, noise = torch.ones(1, 1).double(), torch.full((1, 1), 0.5).double()
+    state = SGHMC(0.1, 2.0).init(start, 1.5 * start, settings)
+    assert state.momentum.item() == pytest.approx(3.0)  # p = √T·1.5
+
+    mu = math.exp(-0.2)
+    kicked = 3 - 0.2
+    after = mu * kicked + math.sqrt((1 - mu**2) * 4) * 0.5
+    new, info = SGHMC(0.1, 2.0).step(constant_force(-2.0), state, None, noise, settings)
+    assert new.momentum.item() == pytest.approx(after)
+    assert new.position.item() == pytest.approx(1 + 0.05 * kicked + 0.05 * after)
+    assert (info.log_density.item(), info.gradient.item()) == (1.0, -2.0)
+
+    after = 0.8 * 3 - 0.2 + math.sqrt(2 * 0.2 * 4) * 0.5
+    new, _ = SGHMC(0.1, 2.0, "symplectic").step(
+        constant_force(-2.0), state, None, noise, settings
+    )
+    assert new.momentum.item() == pytest.approx(after)
+    assert new.position.item() == pytest.approx(1 + 0.1 * after)
+
+
+def test_step_size_of_the_settings_rules():
+    """A schedule changes `settings.step_size`; the sampler's own is only the base."""
+    noise = torch.ones(1, 2)
+    states = [
+        SGHMC(base, 3.0).step(
+            constant_force(1.0),
+            SGHMC(base, 3.0).init(noise, noise, Settings(0.02, 1.0, warmup=False)),
+            None,
+            noise,
+            Settings(0.02, 1.0, warmup=False),
+        )[0]
+        for base in (0.5, 0.02)
+    ]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_refresh_draws_the_momentum_from_its_stationary_law():
+    settings = Settings(0.1, 4.0, warmup=False)
+    noise = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    sampler = SGHMC()
+    state = sampler.init(torch.ones(3, 2), torch.zeros(3, 2), settings)
+    new = sampler.refresh(state, noise, settings)
+    torch.testing.assert_close(new.momentum, 2 * noise)
+    assert new.position is state.position
+
+
+def test_step_changes_nothing_in_place():
+    settings = Settings(0.1, 1.0, warmup=False)
+    sampler, noise = SGHMC(), torch.ones(2, 2)
+    state = sampler.init(torch.ones(2, 2), noise, settings)
+    before = [x.clone() for x in (*state, noise)]
+    sampler.step(constant_force(1.0), state, None, noise, settings)
+    assert all(torch.equal(a, b) for a, b in zip((*state, noise), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"step_size": 0.0}, "`step_size`"),
+        ({"friction": -1.0}, "`friction`"),
+        ({"friction": math.inf}, "`friction`"),
+        ({"integrator": "euler"}, "`integrator`"),
+        ({"resample_every": 0}, "`resample_every`"),
+        ({"step_size": 0.5, "friction": 2.1, "integrator": "symplectic"}, "at most 1"),
+    ],
+)
+def test_options_out_of_range_are_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        SGHMC(**options)
+
+
+def test_expected_kinetic_temperature_is_the_limit_of_small_steps(
+    linear_step, kinetic_temperature
+):
+    settings = Settings(EPSILON, 0.5, warmup=False)
+    for integrator in ("baoa", "symplectic"):
+        sampler = SGHMC(EPSILON, 4.0, integrator)
+        law = linear_step(sampler, 1e-6, temperature=0.5).stationary()
+        found = kinetic_temperature(sampler, law["momentum"], temperature=0.5)
+        assert sampler.stationary_kinetic_temperature(settings) == pytest.approx(
+            found, rel=1e-6
+        )

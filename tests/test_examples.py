@@ -1,0 +1,22 @@
+"""Every example, run small: it finishes, anywhere, and its last numbers are within bounds."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+BOUNDS = {"bayesian_regression": {"nll_bnn": 1.5}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOUNDS)
+def test_example(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("PROBNET_SMOKE", "1")
+    monkeypatch.chdir(tmp_path)  # an example may not depend on where it is run
+    result = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    assert all(result[key] < bound for key, bound in BOUNDS[name].items())
+
+
+def test_every_example_is_listed():
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted(BOUNDS)
