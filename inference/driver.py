@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from inference.data import BatchStream, Leaves, take_rows
 from inference.gradients import LogDensityAndGradient, map_chains
-from inference.monitor import Monitor, hold
+from inference.monitor import Monitor
 from inference.rng import NormalStream, Stream
 from inference.samplers import Info, Sampler, Settings
 from inference.schedules import Constant, Phase, Schedule
@@ -164,19 +164,19 @@ class Driver:
         for step in range(start, stop):
             phase = self._plan.phase(step)
             settings = self._settings(step, phase)
-            if phase.restart or self._resamples(step):
-                state = self._sampler.refresh(state, self._momentum.next(), settings)
+            if step > 0 and (phase.restart or self._resamples(step)):
+                fresh = self._sampler.refresh(state, self._momentum.next(), settings)
+                state = self._monitor.hold(fresh, state)
             batch, noise = self._next_batch(), self._noise.next()
             new, info = self._sampler.step(self._evaluate, state, batch, noise, settings)
-            if not self._monitor.all_alive:
-                new = hold(self._monitor.alive, new, state)
+            new = self._monitor.hold(new, state)
             if phase.keep:
                 kept.append(_Kept(state, info, settings, step, phase.cycle))
             values.append(info.log_density)
             state = new
             bar.update()
-        if self._monitor.check_finite(torch.stack(values), state.position, start):
-            state = hold(self._monitor.alive, state, first)
+        self._monitor.check_finite(torch.stack(values), state.position, start)
+        state = self._monitor.hold(state, first)
         self._flush([k for k in kept if k.step < self._plan.num_warmup], self._warmup, None)
         self._flush(
             [k for k in kept if k.step >= self._plan.num_warmup], self._draws, self._stats

@@ -1,7 +1,7 @@
 """Log density and gradient of all chains at once.
 
-This is the one place that decides how a target is evaluated: under `vmap`, chain by chain,
-and, later, compiled or in another array library. Samplers see only the result.
+This is the one place that decides how a target is evaluated: under `vmap`, recorded, or chain
+by chain. Samplers see only the result.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from inference.data import Leaves
 from inference.errors import LinAlgError
 from inference.targets import Target
+from inference.tracing import Recorded
 
 LogDensityAndGradient = Callable[[Tensor, Leaves | None], tuple[Tensor, Tensor]]
 """`(positions (chains, dim), batch or None) -> (log densities (chains,), gradients)`."""
@@ -36,9 +37,14 @@ def log_density_and_gradient(target: Target, chain_method: str) -> LogDensityAnd
     if chain_method == "sequential":
         return lambda positions, batch: _sequential(target, positions, batch)
 
+    vectorized = Recorded(
+        lambda positions, batch: _vectorized(target, positions, batch),
+        lambda positions, batch: _recordable(target, positions, batch),
+    )
+
     def evaluate(positions: Tensor, batch: Leaves | None) -> tuple[Tensor, Tensor]:
         try:
-            return _vectorized(target, positions, batch)
+            return vectorized(positions, batch)
         except LinAlgError:  # one chain's matrix is singular: find out whose
             return _sequential(target, positions, batch)
         except RuntimeError as error:
@@ -77,13 +83,34 @@ def _vectorized(
         if batch is None:
             values = torch.func.vmap(target.log_density)(leaf)
         else:
-            shared = bool(batch) and batch[0].shape[0] == 1 != positions.shape[0]
+            shared = _is_shared(positions, batch)
             rows = tuple(x[0] for x in batch) if shared else batch
             values = torch.func.vmap(target.log_density, in_dims=(0, None if shared else 0))(
                 leaf, rows
             )
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     return values.detach(), gradient
+
+
+def _recordable(
+    target: Target, positions: Tensor, batch: Leaves | None
+) -> tuple[Tensor, Tensor]:
+    """As `_vectorized`, by function transforms alone."""
+    one_chain = torch.func.grad_and_value(target.log_density)
+    if batch is None:
+        gradients, values = torch.func.vmap(one_chain)(positions)
+    else:
+        shared = _is_shared(positions, batch)
+        rows = tuple(x[0] for x in batch) if shared else batch
+        gradients, values = torch.func.vmap(one_chain, in_dims=(0, None if shared else 0))(
+            positions, rows
+        )
+    return values, gradients
+
+
+def _is_shared(positions: Tensor, batch: Leaves) -> bool:
+    """Whether one minibatch serves all chains."""
+    return bool(batch) and batch[0].shape[0] == 1 != positions.shape[0]
 
 
 def _sequential(

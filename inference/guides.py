@@ -142,7 +142,8 @@ class PointGuide:
 class UserGuide:
     """A Pyro guide of the user's, with one reparametrised site per parameter of the target.
 
-    It is run draw by draw: torch's samplers cannot be vectorised. Its parameters live in Pyro's store: keep a scope of it around this object.
+    It is run draw by draw: torch's samplers cannot be vectorised. Its parameters live in Pyro's
+    store: keep a scope of it around this object.
 
     Args:
         guide: called as the model is, on all the data.

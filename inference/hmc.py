@@ -21,6 +21,7 @@ from inference._checks import (
     check_positive,
 )
 from inference.driver import Run
+from inference.gradients import LogDensityAndGradient
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.schedules import Constant
 
@@ -87,7 +88,13 @@ def check_arguments(
 
 
 def run(
-    method: str, target: Target, plan: Plan, positions: Tensor, options: Mapping[str, Any]
+    method: str,
+    target: Target,
+    plan: Plan,
+    evaluate: LogDensityAndGradient,
+    positions: Tensor,
+    *,
+    options: Mapping[str, Any],
 ) -> Run:
     """Sample chain after chain.
 
@@ -97,9 +104,12 @@ def run(
         method: `"hmc"` or `"nuts"`.
         target: bound in float64.
         plan: lengths, thinning, seed and temperature.
+        evaluate: log density and gradient.
         positions: starting points, shape (chains, dim).
         options: see `check_arguments`.
     """
+    kinds: dict[str, type[_NUTS | _HMC]] = {"nuts": _NUTS, "hmc": _HMC}
+    potential = _potential(evaluate, plan.temperature)
     chains: list[dict[str, list[Any]]] = []
     interrupted = False
     steps = plan.num_warmup + plan.thin * plan.num_samples
@@ -109,9 +119,8 @@ def run(
             bar.set_description(f"{method} chain {chain + 1}/{plan.num_chains}")
             try:
                 with scoped_seed(stream_seed(plan.seed, Stream.PYRO, chain)):
-                    chains.append(
-                        _run_chain(method, target, plan, positions[chain], options, bar=bar)
-                    )
+                    kernel = kinds[method](potential, dict(options))
+                    chains.append(_run_chain(kernel, target, plan, positions[chain], bar))
             except KeyboardInterrupt:
                 interrupted = True
                 if not chains:
@@ -129,16 +138,8 @@ def run(
 
 
 def _run_chain(
-    method: str,
-    target: Target,
-    plan: Plan,
-    position: Tensor,
-    options: Mapping[str, Any],
-    *,
-    bar: tqdm[Any],
+    kernel: _NUTS | _HMC, target: Target, plan: Plan, position: Tensor, bar: tqdm[Any]
 ) -> dict[str, list[Any]]:
-    kinds: dict[str, type[_NUTS | _HMC]] = {"nuts": _NUTS, "hmc": _HMC}
-    kernel = kinds[method](_potential(target, plan.temperature), dict(options))
     kernel.initial_params = {_SITE: position.clone()}
     kernel.setup(plan.num_warmup)
     state: dict[str, Tensor] = kernel.initial_params
@@ -155,8 +156,30 @@ def _run_chain(
     return {"draws": draws, "stats": stats}
 
 
-def _potential(target: Target, temperature: float) -> Callable[[dict[str, Tensor]], Tensor]:
-    return lambda state: -target.log_density(state[_SITE]) / temperature
+class _Energy(torch.autograd.Function):
+    """−log p / T of one position, its gradient from the driver's own evaluation."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        position, evaluate, temperature = inputs
+        value, gradient = evaluate(position.detach()[None], None)
+        ctx.save_for_backward(-gradient[0] / temperature)
+        return -value[0] / temperature
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return grad_outputs[0] * gradient, None, None
+
+
+def _potential(
+    evaluate: LogDensityAndGradient, temperature: float
+) -> Callable[[dict[str, Tensor]], Tensor]:
+    def potential(state: dict[str, Tensor]) -> Tensor:
+        energy: Any = _Energy.apply(state[_SITE], evaluate, temperature)
+        return energy
+
+    return potential
 
 
 def _stack(draws: list[dict[str, Tensor]], name: str) -> np.ndarray:

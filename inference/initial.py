@@ -119,7 +119,7 @@ def _explain(target: Target, position: Tensor, chain: int, tries: int) -> str:
     try:
         with torch.no_grad():
             terms = target.terms(position)
-        bad = [name for name, value in terms.items() if not bool(torch.isfinite(value).all())]
+        bad = [n for n, v in terms.items() if not bool(torch.as_tensor(v).isfinite().all())]
     except LinAlgError as error:
         bad = [f"a singular matrix ({error})"]
     culprit = f"not finite: {', '.join(bad)}" if bad else "the gradient is not finite"

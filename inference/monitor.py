@@ -40,6 +40,13 @@ class Monitor:
         """Whether no chain is frozen."""
         return not self.died_at
 
+    def hold(self, new: Any, old: Any) -> Any:
+        """The new state where a chain is alive, the old one elsewhere."""
+        if self.all_alive:
+            return new
+        pairs = zip(new, old, strict=True)
+        return type(new)(*(torch.where(self.alive[:, None], a, b) for a, b in pairs))
+
     def check_finite(self, values: Tensor, position: Tensor, first_step: int) -> list[int]:
         """Freeze chains with a non-finite value, and say from which step.
 
@@ -127,9 +134,3 @@ class Monitor:
                 "coordinates (`noise_clip_fraction`); there the sampler is an optimiser. "
                 "Reduce `step_size` or the correction."
             )
-
-
-def hold(alive: Tensor, new: Any, old: Any) -> Any:
-    """The new state where a chain is alive, the old one elsewhere."""
-    pairs = zip(new, old, strict=True)
-    return type(new)(*(torch.where(alive[:, None], a, b) for a, b in pairs))

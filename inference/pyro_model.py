@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 from inference.data import Data, Leaves
+from inference.errors import LinAlgError
 from inference.pyro_handlers import Batch, Replay, Scout, Site
 from inference.pyro_rows import RowSites, rows_passed, rows_taken
 from inference.rng import scoped_seed
@@ -20,6 +21,8 @@ from inference.targets import Named, Target, check_batch_size
 from inference.tree import Layout
 
 _SCOUT_SEED = 0
+_SCOUT_TRIES = 10
+_INVALID = "Expected parameter"  # how torch begins when an argument is out of its range
 
 
 class PyroTarget(Target):
@@ -200,18 +203,24 @@ class PyroTarget(Target):
         return rows_passed(self._scout, self.leaves, total, n)
 
     def _scout(self, leaves: Leaves | None, seed: int = _SCOUT_SEED) -> dict[str, Site]:
-        """Every site of one run from the prior, validated by Pyro."""
-        scout = Scout(self.dtype)
+        """Every site of one run from the prior, validated by Pyro.
+
+        A draw that makes an invalid distribution is followed by another. Where none is valid,
+        sites with a density that is not finite come back as they are: the search for a
+        starting point will name them.
+        """
+        invalid: Exception | None = None
         try:
-            with (
-                torch.no_grad(),
-                scoped_seed(seed),
-                pyro.validation_enabled(True),
-                pyro.get_param_store().scope(self._parameters),
-                self._batch_handlers(leaves),
-                scout,
-            ):
-                self.data.call(self._model, self._model_leaves(leaves))
+            for attempt in range(_SCOUT_TRIES):
+                try:
+                    return self._run_scout(leaves, seed + attempt, validate=True)
+                except (ValueError, LinAlgError) as error:
+                    if isinstance(error, ValueError) and _INVALID not in str(error):
+                        raise
+                    invalid = invalid or error
+            sites = self._run_scout(leaves, seed, validate=False)
+            if invalid and all(bool(s.log_prob.isfinite().all()) for s in sites.values()):
+                raise invalid
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             shapes = (
                 self.data.describe() if leaves is None else [tuple(x.shape) for x in leaves]
@@ -219,6 +228,21 @@ class PyroTarget(Target):
             raise ValueError(
                 f"the model could not be run on data with shapes {shapes}: {error}"
             ) from error
+        return sites
+
+    def _run_scout(
+        self, leaves: Leaves | None, seed: int, *, validate: bool
+    ) -> dict[str, Site]:
+        scout = Scout(self.dtype)
+        with (
+            torch.no_grad(),
+            scoped_seed(seed),
+            pyro.validation_enabled(validate),
+            pyro.get_param_store().scope(self._parameters),
+            self._batch_handlers(leaves),
+            scout,
+        ):
+            self.data.call(self._model, self._model_leaves(leaves))
         return scout.sites
 
     def _refuse_discrete(self, sites: dict[str, Site]) -> None:

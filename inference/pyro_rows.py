@@ -104,4 +104,7 @@ def _local(name: str) -> str:
 
 
 def _same(first: Tensor, *others: Tensor) -> bool:
-    return all(first.shape == b.shape and bool(torch.allclose(first, b)) for b in others)
+    return all(
+        first.shape == b.shape and bool(torch.allclose(first, b, equal_nan=True))
+        for b in others
+    )

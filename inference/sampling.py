@@ -142,7 +142,7 @@ def sample(
         evaluate = log_density_and_gradient(bound, chain_method)
         positions = initial_positions(bound, evaluate, init, plan.seed, plan.num_chains)
         if sampler is None:
-            run = hmc.run(name, bound, plan, positions, method_options)
+            run = hmc.run(name, bound, plan, evaluate, positions, options=method_options)
             options = dict(method_options)
         else:
             run = Driver(bound, sampler, plan, evaluate).run(positions)

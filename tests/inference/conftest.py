@@ -19,12 +19,16 @@ class LinearStep:
         drift: response to the state, (fields·dim, fields·dim).
         noise: response to the standard normal ξ, (fields·dim, dim).
         gradient: response to an error e of the gradient, (fields·dim, dim).
+        refresh_drift: what a redraw of the momentum makes of the state.
+        refresh_noise: its response to the standard normal.
     """
 
     fields: tuple[str, ...]
     drift: np.ndarray
     noise: np.ndarray
     gradient: np.ndarray
+    refresh_drift: np.ndarray
+    refresh_noise: np.ndarray
 
     @property
     def spectral_radius(self):
@@ -33,17 +37,36 @@ class LinearStep:
 
     def stationary(self, gradient_variance=0.0):
         """Stationary covariance of each field, from the discrete Lyapunov equation."""
+        return self._blocks(solve_discrete_lyapunov(self.drift, self._added(gradient_variance)))
+
+    def stationary_resampled(self, every):
+        """The same, a period's mean, if the momentum is redrawn before every L-th step."""
+        added = self.refresh_noise @ self.refresh_noise.T
+        move = np.linalg.matrix_power(self.drift, every)
+        own = np.zeros_like(self.drift)
+        for _ in range(every):
+            own = self.drift @ own @ self.drift.T + self._added(0.0)
+        law = solve_discrete_lyapunov(move @ self.refresh_drift, move @ added @ move.T + own)
+        law = self.refresh_drift @ law @ self.refresh_drift.T + added
+        total = np.zeros_like(law)
+        for _ in range(every):
+            total += law / every
+            law = self.drift @ law @ self.drift.T + self._added(0.0)
+        return self._blocks(total)
+
+    def _added(self, gradient_variance):
+        variance = np.broadcast_to(gradient_variance, self.noise.shape[1:])
+        return self.noise @ self.noise.T + self.gradient * variance @ self.gradient.T
+
+    def _blocks(self, covariance):
         dim = self.noise.shape[1]
-        variance = np.broadcast_to(gradient_variance, (dim,))
-        injected = self.noise @ self.noise.T + self.gradient * variance @ self.gradient.T
-        covariance = solve_discrete_lyapunov(self.drift, injected)
         blocks = covariance.reshape(len(self.fields), dim, len(self.fields), dim)
         return {name: blocks[i, :, i, :] for i, name in enumerate(self.fields)}
 
 
 @pytest.fixture
 def linear_step():
-    """Function: the `LinearStep` of a sampler, found by calling its own `step`.
+    """Function: the `LinearStep` of a sampler, found by calling its own `step` and `refresh`.
 
     Chains are what a step handles at once, so one call with a unit vector per chain gives a
     whole matrix: unit states with zero noise, then unit noise and unit gradient errors at
@@ -57,7 +80,7 @@ def linear_step():
         dim = len(hessian)
         settings = Settings(sampler.step_size, temperature, warmup=False)
 
-        def call(states=None, noise=None, error=None):
+        def call(states=None, noise=None, error=None, refresh=False):
             given = next(x for x in (states, noise, error) if x is not None)
             zeros = torch.zeros(len(given), dim, dtype=torch.float64)
             state = sampler.init(zeros, zeros, settings)
@@ -68,23 +91,28 @@ def linear_step():
             if states is not None:
                 parts = states.split(dim, dim=-1)
                 state = state._replace(**dict(zip(fields, parts, strict=True)))
+            noise = zeros if noise is None else noise
 
             def evaluate(position, batch):
                 del batch
                 gradient = -position @ hessian
                 return zeros[:, 0], gradient if error is None else gradient + error
 
-            new, _ = sampler.step(
-                evaluate, state, None, zeros if noise is None else noise, settings
-            )
+            if refresh:
+                new = sampler.refresh(state, noise, settings)
+            else:
+                new, _ = sampler.step(evaluate, state, None, noise, settings)
             return torch.cat([getattr(new, name) for name in fields], dim=-1).numpy().T
 
         size = len(fields) * dim
+        units, unit = torch.eye(size).double(), torch.eye(dim).double()
         found = LinearStep(
             fields,
-            drift=call(states=torch.eye(size, dtype=torch.float64)),
-            noise=call(noise=torch.eye(dim, dtype=torch.float64)),
-            gradient=call(error=torch.eye(dim, dtype=torch.float64)),
+            drift=call(states=units),
+            noise=call(noise=unit),
+            gradient=call(error=unit),
+            refresh_drift=call(states=units, refresh=True),
+            refresh_noise=call(noise=unit, refresh=True),
         )
         some = torch.linspace(-1, 1, size + 2 * dim, dtype=torch.float64)[None]
         state, noise, error = some.split([size, dim, dim], dim=-1)

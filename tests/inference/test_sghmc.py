@@ -273,14 +273,42 @@ def test_step_size_of_the_settings_rules():
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
 
 
-def test_refresh_draws_the_momentum_from_its_stationary_law():
-    settings = Settings(0.1, 4.0, warmup=False)
-    noise = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-    sampler = SGHMC()
-    state = sampler.init(torch.ones(3, 2), torch.zeros(3, 2), settings)
-    new = sampler.refresh(state, noise, settings)
-    torch.testing.assert_close(new.momentum, 2 * noise)
-    assert new.position is state.position
+@pytest.mark.parametrize("every", [1, 7, 50])
+@pytest.mark.parametrize("friction", FRICTIONS)
+@pytest.mark.parametrize("h", CURVATURES)
+def test_redrawing_the_momentum_leaves_the_law_of_baoa_exact(linear_step, h, friction, every):
+    """It is a step with μ = 0, in effect, and every μ has the same law."""
+    step = linear_step(SGHMC(EPSILON, friction), h / EPSILON**2, temperature=0.5)
+    law = step.stationary_resampled(every)
+    assert h / EPSILON**2 * law["position"].item() == pytest.approx(0.5, rel=1e-6)
+    assert law["momentum"].item() == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("every", [1, 7, 50])
+@pytest.mark.parametrize("friction", FRICTIONS)
+def test_redrawing_the_momentum_of_the_symplectic_form_errs_by_order_h(
+    linear_step, friction, every
+):
+    """The redraw lacks the factor 1/(1 − h/(2(2−α))) of Var(p), and nothing else."""
+    h = 1e-4
+    step = linear_step(SGHMC(EPSILON, friction, "symplectic"), h / EPSILON**2)
+    law = step.stationary_resampled(every)
+    assert abs(h / EPSILON**2 * law["position"].item() - 1) < h
+
+
+class RefreshInPlace(SGHMC):
+    """A redraw that forgets how position and momentum are correlated between steps."""
+
+    def refresh(self, state, noise, settings):
+        return state._replace(momentum=settings.temperature**0.5 * noise)
+
+
+@pytest.mark.parametrize("integrator", ["baoa", "symplectic"])
+def test_the_check_catches_a_redraw_at_the_wrong_place(linear_step, integrator):
+    """Negative control: every 7 steps it costs 10 % of the variance even as h tends to 0."""
+    step = linear_step(RefreshInPlace(EPSILON, 1.0, integrator), 1e-2)
+    found = 1e-2 * step.stationary_resampled(7)["position"].item()
+    assert found < 0.9
 
 
 def test_step_changes_nothing_in_place():
@@ -289,6 +317,7 @@ def test_step_changes_nothing_in_place():
     state = sampler.init(torch.ones(2, 2), noise, settings)
     before = [x.clone() for x in (*state, noise)]
     sampler.step(constant_force(1.0), state, None, noise, settings)
+    sampler.refresh(state, noise, settings)
     assert all(torch.equal(a, b) for a, b in zip((*state, noise), before, strict=True))
 
 

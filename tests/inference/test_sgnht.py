@@ -126,10 +126,13 @@ def test_unknown_isotropic_gradient_noise_is_absorbed():
 
 
 def test_refresh_and_expected_kinetic_temperature():
+    """Half a move back with the old momentum, half a move on with the new one."""
     sampler, settings = SGNHT(0.1, 2.0), Settings(0.1, 4.0, warmup=False)
-    ones = torch.ones(2, 3)
-    state = sampler.refresh(sampler.init(ones, 0 * ones, settings), ones, settings)
+    ones = torch.ones(2, 3).double()
+    start = sampler.init(ones, 5 * ones, settings)  # p = 10
+    state = sampler.refresh(start, ones, settings)
     assert torch.equal(state.momentum, 2 * ones)
+    torch.testing.assert_close(state.position, ones - 0.05 * 10 + 0.05 * 2)
     assert torch.equal(state.thermostat, 2 * ones[:, :1])
     assert sampler.stationary_kinetic_temperature(settings) == 4.0
 
