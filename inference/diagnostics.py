@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_NO_TAIL = 1e-6  # below this the largest log weights differ by rounding
+
 
 def ess(values: np.ndarray) -> np.ndarray:
     """Bulk effective sample size of draws (chain, draw, *shape), shape `shape`."""
@@ -18,12 +20,15 @@ def rhat(values: np.ndarray) -> np.ndarray:
 
 
 def pareto_k(log_weights: np.ndarray) -> float:
-    """PSIS k-hat of importance log weights (count,).
+    """PSIS k-hat of importance log weights (count,); 0 where the largest are all equal.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry (JMLR 2024).
     """
     if not np.isfinite(log_weights).all():
         return float("inf")
+    length = int(min(0.2 * len(log_weights), 3 * len(log_weights) ** 0.5)) + 1
+    if np.ptp(np.sort(log_weights)[-length:]) < _NO_TAIL:
+        return 0.0
     if _major() >= 1:
         from arviz_stats.base import array_stats
 

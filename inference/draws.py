@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inference import export
 from inference._checks import check_integer
+from inference.labels import check_labels, plate_axes
 from inference.pyro_model import PyroTarget
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.targets import Target
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]
 
 _GROUPS = ("posterior", "sample_stats", "warmup_posterior", "optimization")
+_MAPPINGS = (
+    *("draws", "sample_stats", "attrs", "dims", "coords", "warmup", "optimization", "state"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +59,8 @@ class Draws:
     _target: Target | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._check_labels()
-        for name in ("draws", "sample_stats", "attrs", "dims", "coords", "warmup"):
+        check_labels({n: a.shape[2:] for n, a in self.draws.items()}, self.dims, self.coords)
+        for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         for arrays in (self.draws, self.sample_stats, self.warmup, self.optimization):
             for array in arrays.values():
@@ -112,7 +116,9 @@ class Draws:
             batch_size: draws evaluated at once.
         """
         target = self._need_target("log_likelihood")
-        return self._map(lambda values: target.log_likelihood(values, data), batch_size)
+        return self._map(
+            lambda values: target.log_likelihood(values, data), batch_size, device=target.device
+        )
 
     def posterior_predictive(self, data: Any = None, *, seed: int = 0) -> dict[str, np.ndarray]:
         """New values of a Pyro model's observed sites, one for every draw, by site.
@@ -131,7 +137,10 @@ class Draws:
             )
         with scoped_seed(stream_seed(seed, Stream.PREDICTIVE)):
             return self._map(
-                lambda values: target.posterior_predictive(values, data), 256, vectorized=False
+                lambda values: target.posterior_predictive(values, data),
+                batch_size=256,
+                vectorized=False,
+                device=target.device,
             )
 
     def to_datatree(
@@ -146,9 +155,11 @@ class Draws:
         Args:
             log_likelihood: add the group of that name (the model is evaluated again).
             posterior_predictive: add the group of that name, and `observed_data`.
-            groups: further groups of arrays, (chain, draw, *shape) by variable.
+            groups: further groups of arrays by variable, (chain, draw, *shape) but for
+                ArviZ's groups of data.
         """
         named: dict[str, Arrays] = {"posterior": self.draws}
+        dims = dict(self.dims)
         if self.sample_stats:
             named["sample_stats"] = self.sample_stats
         if self.warmup:
@@ -163,14 +174,10 @@ class Draws:
         if isinstance(target, PyroTarget) and (log_likelihood or posterior_predictive):
             observed = target.observed_data()
             named["observed_data"] = {name: v.numpy(force=True) for name, v in observed.items()}
+            plates = {n: plate_axes(target, n, v.ndim, self.draws) for n, v in observed.items()}
+            dims = {**plates, **dims}
         named.update(groups or {})
-        return export.build_datatree(
-            named,
-            coords=self.coords,
-            dims=self.dims,
-            attrs=self.attrs,
-            sample_dims={"optimization": ("step",), "observed_data": ()},
-        )
+        return export.build_datatree(named, coords=self.coords, dims=dims, attrs=self.attrs)
 
     def to_arviz(self, **groups: Any) -> Any:
         """What the installed ArviZ reads: `InferenceData` (0.x) or a DataTree (1.x).
@@ -202,7 +209,12 @@ class Draws:
         return export.write_netcdf(self.to_datatree(**groups), path)
 
     def _map(
-        self, function: Callable[[Any], Any], batch_size: int, *, vectorized: bool = True
+        self,
+        function: Callable[[Any], Any],
+        batch_size: int,
+        *,
+        vectorized: bool = True,
+        device: torch.device | None = None,
     ) -> Any:
         check_integer("batch_size", batch_size, 1)
         count = self.num_chains * self.num_samples
@@ -212,7 +224,10 @@ class Draws:
         pieces: list[dict[str, np.ndarray]] = []
         single = False
         for start in range(0, count, batch_size):
-            some = {name: t[start : start + batch_size] for name, t in flat.items()}
+            some = {
+                name: t[start : start + batch_size].to(device or t.device)
+                for name, t in flat.items()
+            }
             result = _evaluate(function, some, vectorized=vectorized)
             single = not isinstance(result, dict)
             named = {"": result} if single else result
@@ -230,26 +245,6 @@ class Draws:
             )
         return self._target
 
-    def _check_labels(self) -> None:
-        for name, axes in self.dims.items():
-            if name not in self.draws:
-                raise ValueError(f"`dims` names {name!r}, not among {sorted(self.draws)}.")
-            shape = self.draws[name].shape[2:]
-            if len(axes) != len(shape):
-                raise ValueError(
-                    f"`dims[{name!r}]` must name {len(shape)} axes (shape {shape}); got {axes}."
-                )
-            for axis, size in zip(axes, shape, strict=True):
-                if axis in self.draws:
-                    raise ValueError(
-                        f"dimension {axis!r} of {name!r} is named like a variable."
-                    )
-                if axis in self.coords and len(self.coords[axis]) != size:
-                    raise ValueError(
-                        f"`coords[{axis!r}]` has {len(self.coords[axis])} entries, but axis "
-                        f"{axis!r} of {name!r} has {size}."
-                    )
-
 
 def load(path: str | os.PathLike[str]) -> Draws:
     """Draws saved by `Draws.save`; predictions work, a model's log-likelihood does not.
@@ -262,6 +257,11 @@ def load(path: str | os.PathLike[str]) -> Draws:
     dims: dict[str, list[str]] = {}
     coords: dict[str, Any] = {}
     for name, (_, names, labels) in groups["posterior"].items():
+        if tuple(names[:2]) != export.SAMPLE_DIMS:
+            raise ValueError(
+                f"{name!r} in {os.fspath(path)!r} must have the dimensions (chain, draw) "
+                f"first; it has {names}."
+            )
         dims[name] = names[2:]
         coords.update({d: labels[d] for d in names[2:] if d in labels})
     found = {

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     import xarray
 
 SAMPLE_DIMS = ("chain", "draw")
+_LEADING: dict[str, tuple[str, ...]] = {
+    "optimization": ("step",),
+    "observed_data": (),
+    "constant_data": (),
+    "predictions_constant_data": (),
+}
 _JSON_PREFIX = "json:"
 
 
@@ -26,30 +32,42 @@ def build_datatree(
     coords: Mapping[str, Any],
     dims: Mapping[str, list[str]],
     attrs: Mapping[str, Any],
-    sample_dims: Mapping[str, tuple[str, ...]],
 ) -> xarray.DataTree:
     """An `xarray.DataTree` with one dataset a group.
 
+    A slash in a name, which netCDF reserves, becomes a dot.
+
     Args:
         groups: group name to variables.
-        coords: dimension name to its coordinates.
+        coords: dimension name to its coordinates; numbers where absent or of another length.
         dims: variable name to the names of its axes after the sample dimensions.
         attrs: attributes of the root and of every group.
-        sample_dims: group name to its leading dimensions; (chain, draw) where absent.
+
+    Raises:
+        ValueError: if an array lacks its group's leading dimensions.
     """
     import xarray
 
     shared = {"created_at": datetime.now(UTC).isoformat(), **_encode(attrs)}
     datasets = {}
     for group, variables in groups.items():
-        leading = sample_dims.get(group, SAMPLE_DIMS)
+        leading = _LEADING.get(group, SAMPLE_DIMS)
         arrays = {}
         for name, values in variables.items():
-            names = (*leading, *_axis_names(name, values.ndim - len(leading), dims.get(name)))
+            count = values.ndim - len(leading)
+            if count < 0:
+                raise ValueError(
+                    f"{name!r} in group {group!r} must start with the axes {leading}; its "
+                    f"shape is {values.shape}."
+                )
+            names = (*leading, *_axis_names(name, count, dims.get(name, [])))
             own = {
-                d: coords.get(d, np.arange(n)) for d, n in zip(names, values.shape, strict=True)
+                d.replace("/", "."): coords[d] if len(coords.get(d, ())) == n else np.arange(n)
+                for d, n in zip(names, values.shape, strict=True)
             }
-            arrays[name] = xarray.DataArray(values, dims=names, coords=own)
+            arrays[name.replace("/", ".")] = xarray.DataArray(
+                values, dims=list(own), coords=own
+            )
         datasets[f"/{group}"] = xarray.Dataset(arrays, attrs=shared)
     return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=shared), **datasets})
 
@@ -70,6 +88,8 @@ def write_netcdf(tree: xarray.DataTree, path: str | os.PathLike[str]) -> Path:
     Draws hardly compress: 7 % of space would cost eight times the time.
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"no folder {os.fspath(target.parent)!r} to write draws to.")
     partial = target.with_name(f".{target.name}.partial")
     try:
         tree.to_netcdf(partial, engine="h5netcdf")
@@ -116,20 +136,24 @@ def read_netcdf(
     return groups, _decode(tree.attrs)
 
 
-def _axis_names(name: str, count: int, given: list[str] | None) -> list[str]:
+def _axis_names(name: str, count: int, given: list[str]) -> list[str]:
+    """The given names, as far as they go: a log-likelihood has no event axes."""
     default = [f"{name}_dim_{axis}" for axis in range(count)]
-    return default if given is None else list(given)
+    return [*given[:count], *default[len(given) :]]
 
 
 def _encode(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes netCDF can hold: everything but text and numbers becomes JSON text."""
-    plain = (str, int, float)
     return {
-        key: value
-        if isinstance(value, plain) and not isinstance(value, bool)
-        else _JSON_PREFIX + json.dumps(value, sort_keys=True)
+        key: value if _is_plain(value) else _JSON_PREFIX + json.dumps(value, sort_keys=True)
         for key, value in attrs.items()
     }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 1 << 63
+    return isinstance(value, (str, float))
 
 
 def _decode(attrs: Mapping[Any, Any]) -> dict[str, Any]:

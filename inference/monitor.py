@@ -13,6 +13,7 @@ from inference.samplers import Sampler, Settings
 
 _DECORRELATION_STEPS = 100
 _CLIP_WARNING = 0.01
+_UNSTABLE_RATIO = 1000.0  # above it the step is unstable, and the excess says nothing
 
 
 class Monitor:
@@ -108,9 +109,10 @@ class Monitor:
             return
         if ratio > max(2, 1 + noise):
             self._warned.add("kinetic")
-            suggestion = 0.1 / (ratio - 1) * self._sampler.step_size
+            shrink = 0.1 / (ratio - 1) if ratio < _UNSTABLE_RATIO else 0.25
+            suggestion = shrink * self._sampler.step_size
             warn(
-                f"the kinetic temperature is {ratio:.1f} times its stationary value over "
+                f"the kinetic temperature is {ratio:.3g} times its stationary value over "
                 f"{steps} steps: gradient noise or discretisation heats the chains, and the "
                 f"draws are too wide. Reduce `step_size` to about {suggestion:.2g}, raise the "
                 "friction, enlarge the minibatch, or warm up longer."

@@ -141,6 +141,7 @@ def sample(
     with pyro.validation_enabled(False):
         evaluate = log_density_and_gradient(bound, chain_method)
         positions = initial_positions(bound, evaluate, init, plan.seed, plan.num_chains)
+        axes = label_axes(bound, positions[0], dims, coords)
         if sampler is None:
             run = hmc.run(name, bound, plan, evaluate, positions, options=method_options)
             options = dict(method_options)
@@ -163,7 +164,7 @@ def sample(
         draws=run.draws,
         sample_stats=run.sample_stats,
         attrs=attrs,
-        dims=label_axes(bound, run.draws, dims),
+        dims=axes,
         coords=dict(coords or {}),
         warmup=run.warmup,
         state=run.state,

@@ -122,6 +122,7 @@ def fit(
     ):
         evaluate = log_density_and_gradient(bound, chain_method)
         position = initial_positions(bound, evaluate, init, seed, 1)[0]
+        axes = label_axes(bound, position, dims, coords)
         if isinstance(guide, str) or is_autoguide(guide):
             fitted = build_guide(guide, position, init_scale=init_scale, rank=rank)
         else:
@@ -148,7 +149,7 @@ def fit(
         draws=draws,
         sample_stats=stats,
         attrs=attrs,
-        dims=label_axes(bound, draws, dims),
+        dims=axes,
         coords=dict(coords or {}),
         optimization={"elbo": trace},
         _target=bound,
