@@ -135,6 +135,7 @@ class BatchStream:
         batch_size: n <= N.
         shared: every chain sees the batches of chain 0.
         device: where the row numbers are made.
+        purpose: which stream.
     """
 
     def __init__(
@@ -146,9 +147,10 @@ class BatchStream:
         *,
         shared: bool,
         device: torch.device,
+        purpose: Stream = Stream.BATCH,
     ) -> None:
         streams = [0] if shared else chains
-        self._generators = [generator(seed, Stream.BATCH, c, device) for c in streams]
+        self._generators = [generator(seed, purpose, c, device) for c in streams]
         self._num_data, self._batch_size = num_data, batch_size
         self._steps_per_epoch = num_data // batch_size
         self._epoch = torch.empty(0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from inference.data import BatchStream, Leaves, take_rows
+from inference.gradient_noise import gradient_variance
 from inference.gradients import LogDensityAndGradient, map_chains
 from inference.monitor import Monitor
 from inference.rng import NormalStream, Stream
@@ -94,6 +95,7 @@ class Run:
     state: dict[str, Tensor]
     interrupted: bool
     died_at: dict[int, int]
+    predicted_inflation: dict[str, float] | None = None
 
 
 class Driver:
@@ -156,7 +158,19 @@ class Driver:
             state=fields,
             interrupted=interrupted,
             died_at=self._monitor.died_at,
+            predicted_inflation=self._predict_inflation(state),
         )
+
+    def _predict_inflation(self, state: Any) -> dict[str, float] | None:
+        """Mean and maximum, over coordinates, of the variance that minibatches add."""
+        plan = self._plan
+        if self._batches is None or plan.temperature == 0:
+            return None
+        variance = gradient_variance(self._target, self._evaluate, state.position, plan.seed)
+        settings = self._settings(0, plan.phase(0))
+        inflation = self._sampler.variance_inflation(variance, state, settings)
+        by_coordinate = inflation[self._monitor.alive].mean(0)
+        return {"mean": float(by_coordinate.mean()), "max": float(by_coordinate.max())}
 
     def _advance(self, state: Any, start: int, stop: int, bar: tqdm[Any]) -> Any:
         """Steps `start` to `stop`, then health checks and storage."""

@@ -128,7 +128,7 @@ class PointGuide:
             ValueError: if H is not positive definite, so that the point is no maximum.
         """
         point = self.location.detach()
-        hessian: Any = torch.func.hessian(lambda z: -log_density(z))(point)
+        hessian: Any = torch.func.jacrev(torch.func.grad(lambda z: -log_density(z)))(point)
         _, failed = torch.linalg.cholesky_ex(hessian)
         if int(failed):
             smallest = float(torch.linalg.eigvalsh(hessian)[0])

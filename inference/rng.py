@@ -29,6 +29,7 @@ class Stream(IntEnum):
     BATCH = 3
     PYRO = 4
     PREDICTIVE = 5
+    GRADIENT_NOISE = 6
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:

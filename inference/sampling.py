@@ -149,6 +149,8 @@ def sample(
             run = Driver(bound, sampler, plan, evaluate).run(positions)
             options = _describe_options(sampler)
     attrs = run_attributes(bound, method=method, seed=plan.seed, started=started)
+    if run.predicted_inflation is not None:
+        attrs["predicted_variance_inflation"] = run.predicted_inflation
     attrs |= {
         "num_warmup": plan.num_warmup,
         "thin": plan.thin,

@@ -109,6 +109,8 @@ def fit(
     check_integer("seed", seed, 0)
     check_positive("learning_rate", learning_rate)
     check_positive("init_scale", init_scale)
+    if rank is not None:
+        check_integer("rank", rank, 1)
     default = 1 if name in POINT_GUIDES else _PARTICLES
     particles = (
         default if num_particles is None else check_integer("num_particles", num_particles, 1)

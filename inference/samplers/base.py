@@ -80,6 +80,16 @@ class Sampler(Protocol):
         """Per-chain figures of a state; extra leading axes pass through."""
         ...
 
+    def variance_inflation(self, variance: Tensor, state: Any, settings: Settings) -> Tensor:
+        """Relative excess variance of the draws that gradient noise of `variance` brings.
+
+        Args:
+            variance: of the gradient, per coordinate, shape (chains, dim).
+            state: of the chains.
+            settings: with a temperature above 0.
+        """
+        ...
+
     def stationary_kinetic_temperature(self, settings: Settings) -> float | None:
         """Where `kinetic_temperature` must lie for small steps; None without a momentum."""
         ...

@@ -117,6 +117,16 @@ class SGHMC:
             "noise_clip_fraction": clip_fraction(injected, subtract, state.position),
         }
 
+    def variance_inflation(
+        self, variance: Tensor, state: SGHMCState, settings: Settings
+    ) -> Tensor:
+        """ε²(V − V̂)(1+μ) / (4(1−μ)T), μ = exp(−aε), or 1 − aε in the symplectic form."""
+        del state
+        decay = self.friction * settings.step_size
+        mu = math.exp(-decay) if self.integrator == "baoa" else 1 - decay
+        left = variance - (0.0 if self.gradient_variance is None else self.gradient_variance)
+        return settings.step_size**2 * left * (1 + mu) / (4 * (1 - mu) * settings.temperature)
+
     def stationary_kinetic_temperature(self, settings: Settings) -> float:
         """T for BAOA, 2T/(2−aε) for the symplectic form."""
         if self.integrator == "baoa":

@@ -138,6 +138,16 @@ class AdaptiveSGHMC:
             "noise_clip_fraction": clipped.to(kinetic.dtype).mean(-1),
         }
 
+    def variance_inflation(
+        self, variance: Tensor, state: AdaptiveState, settings: Settings
+    ) -> Tensor:
+        """ηV(1+μ)/(4(1−μ)T) less the correction, η = ε²m, μ = 1−α."""
+        correction = 1.0 if self.reference else self.noise_correction
+        left = variance - correction * state.gradient_square
+        mu = 1 - self.momentum_decay
+        eta = settings.step_size**2 * self._inverse_mass(state)
+        return eta * left * (1 + mu) / (4 * (1 - mu) * settings.temperature)
+
     def stationary_kinetic_temperature(self, settings: Settings) -> float:
         """T for BAOA, 2T/(2−α) for the symplectic form."""
         if self.integrator == "baoa":

@@ -78,6 +78,14 @@ class SGLD:
         injected, subtract = self._noise(settings)
         return {"noise_clip_fraction": clip_fraction(injected, subtract, state.position)}
 
+    def variance_inflation(
+        self, variance: Tensor, state: SGLDState, settings: Settings
+    ) -> Tensor:
+        """ε(V − V̂)/(2T)."""
+        del state
+        left = variance - (0.0 if self.gradient_variance is None else self.gradient_variance)
+        return settings.step_size * left / (2 * settings.temperature)
+
     def stationary_kinetic_temperature(self, settings: Settings) -> None:
         """Langevin dynamics without momentum has none."""
         del settings

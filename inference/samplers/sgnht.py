@@ -30,7 +30,7 @@ class SGNHT:
 
     It absorbs isotropic gradient noise:
         p ← p + εg − εξp + N(0, 2aεT − ε²V̂);  θ ← θ + εp;  ξ ← ξ + ε(pᵀp/d − T).
-    In warm-up the last bracket is capped at T, and a kick εg cut to ±2.
+    In warm-up a kick εg is cut to ±2 a coordinate.
 
     Source: Ding et al. (NeurIPS 2014).
 
@@ -75,8 +75,6 @@ class SGNHT:
         momentum = momentum.add(gradient, alpha=epsilon)
         position = state.position.add(momentum, alpha=epsilon)
         excess = momentum.square().mean(-1, keepdim=True) - settings.temperature
-        if settings.warmup:  # a fall from a bad start would freeze the chain for long
-            excess = excess.clamp(max=settings.temperature)
         thermostat = state.thermostat.add(excess, alpha=epsilon)
         return SGNHTState(position, momentum, thermostat), Info(value, raw)
 
@@ -94,6 +92,14 @@ class SGNHT:
             "thermostat": state.thermostat.squeeze(-1),
             "noise_clip_fraction": clip_fraction(injected, subtract, state.position),
         }
+
+    def variance_inflation(
+        self, variance: Tensor, state: SGNHTState, settings: Settings
+    ) -> Tensor:
+        """What the thermostat leaves: ε(V − mean V)/(2aT); it absorbs the isotropic part."""
+        del state
+        left = variance - variance.mean(-1, keepdim=True)
+        return settings.step_size * left / (2 * self.friction * settings.temperature)
 
     def stationary_kinetic_temperature(self, settings: Settings) -> float:
         """T: the thermostat holds it there."""

@@ -136,3 +136,54 @@ def test_map_chains_stacks_tensors_and_dicts(method):
     torch.testing.assert_close(map_chains(torch.sum, x, chain_method=method), x.sum(-1))
     found = map_chains(lambda a, b: {"s": a + b}, x, x, chain_method=method)
     torch.testing.assert_close(found, {"s": 2 * x})
+
+
+# -- recording -----------------------------------------------------------------------------
+
+
+def counted():
+    """A regression that counts how often Python runs it."""
+    calls = []
+
+    def log_lik(p, data):
+        calls.append(1)
+        return -(data[1] - data[0] @ p["w"]).square() / 2
+
+    spec = regression()
+    return calls, LogDensity(spec.log_prior, log_lik, params=spec.params)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_many_calls_are_recorded_and_give_the_same_numbers(batch_size):
+    calls, spec = counted()
+    evaluate = evaluator(spec, "vectorized", (X, Y), batch_size=batch_size)
+    generator = torch.Generator().manual_seed(1)
+    before = len(calls)
+    for _ in range(80):
+        w = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+        rows = torch.randint(12, (4, 12 if batch_size is None else 3), generator=generator)
+        batch = None if batch_size is None else (X[rows], Y[rows])
+        values, gradients = evaluate(w, batch)
+        factor = 1 if batch_size is None else 4
+        own = [slice(None)] * 4 if batch_size is None else rows
+        expected = [by_hand(a, X[r], Y[r], factor) for a, r in zip(w, own, strict=True)]
+        torch.testing.assert_close(values, torch.stack([v for v, _ in expected]))
+        torch.testing.assert_close(gradients, torch.stack([g for _, g in expected]))
+    used = len(calls) - before
+    assert 50 <= used < 60
+    evaluate(w[:2], None if batch is None else tuple(x[:2] for x in batch))  # another shape
+    assert len(calls) - before == used + 1
+
+
+def test_a_target_with_a_memory_is_not_recorded():
+    """A recording would repeat one of its answers for ever."""
+    calls = []
+
+    def log_density(p):
+        calls.append(1)
+        return len(calls) * p["x"].sum()
+
+    spec = LogDensity(log_density=log_density, scale="sum", params={"x": torch.ones(1)})
+    evaluate = evaluator(spec, "vectorized")
+    gradients = [evaluate(torch.ones(2, 1), None)[1][0].item() for _ in range(80)]
+    assert len(set(gradients)) == 80

@@ -40,5 +40,7 @@ def test_64_chains_against_one():
     x = torch.randn(ROWS, FEATURES, generator=noise)
     y = x @ torch.randn(FEATURES, generator=noise) + torch.randn(ROWS, generator=noise)
     one, many = (min(seconds_per_step(c, (x, y)) for _ in range(3)) for c in (1, 64))
-    print(f"\none chain {1e3 * one:.2f} ms, 64 chains {1e3 * many:.2f} ms: {many / one:.2f} times")
+    print(
+        f"\none chain {1e3 * one:.2f} ms, 64 chains {1e3 * many:.2f} ms: {many / one:.2f} times"
+    )
     assert many / one <= 4
