@@ -58,12 +58,21 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     return str(value)
 
 
-def check_options(owner: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise `TypeError` on any option that `owner` does not take, listing those it does."""
+def check_options(
+    owner: str, options: Mapping[str, Any], known: Iterable[str], also: Iterable[str] = ()
+) -> None:
+    """Raise `TypeError` on any option that `owner` does not take, listing those it does.
+
+    Args:
+        owner: what takes the options, for the message.
+        options: by name.
+        known: names that are taken.
+        also: further names that may have been meant.
+    """
     allowed = sorted(known)
     for name in options:
         if name not in allowed:
-            near = get_close_matches(name, allowed, n=1)
+            near = get_close_matches(name, [*allowed, *also], n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise TypeError(f"{owner} takes no option `{name}`; it takes {allowed}.{hint}")
 

@@ -25,7 +25,8 @@ class Data:
         device: where the arrays go.
 
     Raises:
-        ValueError: on non-finite numbers, with their count and first index.
+        ValueError: on an array without rows, or on non-finite numbers, with their count and
+            first index.
         TypeError: on an array that holds neither numbers nor booleans.
     """
 
@@ -79,8 +80,6 @@ class Data:
                 "Pass constants by closure instead."
             )
         count = int(next(iter(counts)) or 0)
-        if count == 0:
-            raise ValueError("`data` is empty: it has 0 rows.")
         if num_data is not None and count != num_data:
             raise ValueError(f"`data` has {count} rows but `num_data` is {num_data}.")
         return count
@@ -199,6 +198,8 @@ def _as_tensor(
     if not isinstance(value, Tensor):
         return value
     check_finite(name, value)
+    if value.ndim and not len(value):
+        raise ValueError(f"`{name}` is empty: its shape is {tuple(value.shape)}.")
     if dtype is not None and value.is_floating_point():
         value = value.to(dtype)
     return value.to(device) if device is not None else value

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from inference._checks import check_choice, check_integer, check_nonnegative
 from inference.data import BatchStream, Leaves, take_rows
 from inference.gradient_noise import gradient_variance
-from inference.gradients import LogDensityAndGradient, map_chains
+from inference.gradients import CHAIN_METHODS, LogDensityAndGradient, map_chains
 from inference.monitor import Monitor
 from inference.rng import NormalStream, Stream
 from inference.samplers import Info, Sampler, Settings
@@ -25,7 +26,12 @@ _WARMUP = Phase(1.0, explore=False, keep=False, restart=False, cycle=-1)
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to run and what to keep; `total = num_warmup + thin * num_samples` steps."""
+    """How long to run and what to keep; `total = num_warmup + thin * num_samples` steps.
+
+    Raises:
+        ValueError: on a field out of range.
+        TypeError: on a field of the wrong type.
+    """
 
     num_chains: int
     num_warmup: int
@@ -39,6 +45,18 @@ class Plan:
     keep_warmup: bool
     chunk_size: int | None
     progress: bool
+
+    def __post_init__(self) -> None:
+        check_integer("num_chains", self.num_chains, 1)
+        check_integer("num_warmup", self.num_warmup, 0)
+        check_integer("num_samples", self.num_samples, 1)
+        check_integer("thin", self.thin, 1)
+        check_integer("seed", self.seed, 0)
+        check_nonnegative("temperature", self.temperature)
+        check_choice("chain_method", self.chain_method, CHAIN_METHODS)
+        if self.chunk_size is not None:
+            check_integer("chunk_size", self.chunk_size, 1)
+        self.schedule.num_steps(self.num_samples, self.thin)
 
     @property
     def num_steps(self) -> int:

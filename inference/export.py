@@ -145,9 +145,16 @@ def _axis_names(name: str, count: int, given: list[str]) -> list[str]:
 def _encode(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes netCDF can hold: everything but text and numbers becomes JSON text."""
     return {
-        key: value if _is_plain(value) else _JSON_PREFIX + json.dumps(value, sort_keys=True)
+        key: value if _is_plain(value) else _JSON_PREFIX + _json(value)
         for key, value in attrs.items()
     }
+
+
+def _json(value: Any) -> str:
+    """JSON text; numbers of NumPy and torch count as numbers, what has no form as its name."""
+    return json.dumps(
+        value, sort_keys=True, default=lambda v: v.item() if hasattr(v, "item") else str(v)
+    )
 
 
 def _is_plain(value: Any) -> bool:

@@ -63,7 +63,7 @@ def check_arguments(
         TypeError: on an option the method does not take.
         ValueError: on minibatches, another dtype, a schedule, or temperature 0.
     """
-    check_options(f"method {method!r}", options, _OPTIONS[method])
+    check_options(f"method {method!r}", options, _OPTIONS[method], also=vars(plan))
     refused = {
         "batch_size": batch_size is not None,
         "schedule": not isinstance(plan.schedule, Constant),

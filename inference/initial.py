@@ -20,6 +20,7 @@ from inference.tree import flatten_names
 Init = str | Mapping[str, Any] | None
 
 _TRIES = 100
+_TRIES_TOGETHER = 10  # then one chain goes on alone, until it is clear that a start exists
 
 
 def initial_positions(
@@ -45,17 +46,21 @@ def initial_positions(
     if target.batch_size is not None:
         batch = tuple(leaf[None, : target.batch_size] for leaf in target.leaves)
     positions = torch.stack([propose(chain) for chain in range(num_chains)])
-    finite = torch.zeros(num_chains, dtype=torch.bool)
-    for attempt in range(tries):
-        values, gradients = evaluate(positions, batch)
+    pending, tried = list(range(num_chains)), [0] * num_chains
+    while pending:
+        hopeless = len(pending) == num_chains and tried[0] >= _TRIES_TOGETHER
+        some = pending[:1] if hopeless else list(pending)
+        values, gradients = evaluate(positions[some], batch)
         finite = torch.isfinite(values) & torch.isfinite(gradients).all(-1)
-        if bool(finite.all()):
-            return positions
-        if attempt + 1 < tries:
-            for chain in (~finite).nonzero().flatten().tolist():
+        for chain, found in zip(some, finite.tolist(), strict=True):
+            tried[chain] += 1
+            if found:
+                pending.remove(chain)
+            elif tried[chain] == tries:
+                raise InitError(_explain(target, positions[chain], chain, tries))
+            else:
                 positions[chain] = propose(chain)
-    chain = int((~finite).nonzero()[0])
-    raise InitError(_explain(target, positions[chain], chain, tries))
+    return positions
 
 
 def _proposer(

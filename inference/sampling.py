@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from inspect import signature
 from typing import Any
 
 import pyro
@@ -14,14 +15,12 @@ from torch import Tensor
 from inference import hmc
 from inference._checks import (
     check_choice,
-    check_integer,
-    check_nonnegative,
     check_options,
 )
 from inference.binding import bind
 from inference.draws import Draws
-from inference.driver import Driver, Plan
-from inference.gradients import CHAIN_METHODS, log_density_and_gradient
+from inference.driver import Driver, Plan, Run
+from inference.gradients import log_density_and_gradient
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes
 from inference.samplers import SGHMC, SGLD, SGNHT, AdaptiveSGHMC, Sampler
@@ -108,7 +107,6 @@ def sample(
         AllChainsDivergedError: if every chain meets a non-finite value.
     """
     check_choice("method", method, METHODS)
-    check_choice("chain_method", chain_method, CHAIN_METHODS)
     name = CYCLICAL.get(method, method)
     if method in CYCLICAL:
         schedule, method_options = _cyclical(method, schedule, method_options)
@@ -116,17 +114,17 @@ def sample(
         default = _ADAPTIVE_WARMUP if name == "sghmc_adaptive" else _DEFAULT_WARMUP
         num_warmup = 0 if isinstance(schedule, Cyclical) else default
     plan = Plan(
-        num_chains=check_integer("num_chains", num_chains, 1),
-        num_warmup=check_integer("num_warmup", num_warmup, 0),
-        num_samples=check_integer("num_samples", num_samples, 1),
-        thin=check_integer("thin", thin, 1),
-        seed=check_integer("seed", seed, 0),
-        temperature=check_nonnegative("temperature", temperature),
-        schedule=schedule or Constant(),
+        num_chains=num_chains,
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        thin=thin,
+        seed=seed,
+        temperature=temperature,
+        schedule=_check_schedule(schedule),
         chain_method=chain_method,
         share_batches=share_batches,
         keep_warmup=keep_warmup,
-        chunk_size=None if chunk_size is None else check_integer("chunk_size", chunk_size, 1),
+        chunk_size=chunk_size,
         progress=progress,
     )
     if name in hmc.METHODS:
@@ -135,7 +133,6 @@ def sample(
         sampler = None
     else:
         sampler = _build_sampler(name, method_options)
-        plan.schedule.num_steps(plan.num_samples, plan.thin)
     bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
     started = time.perf_counter()
     with pyro.validation_enabled(False):
@@ -149,23 +146,10 @@ def sample(
             run = Driver(bound, sampler, plan, evaluate).run(positions)
             options = _describe_options(sampler)
     attrs = run_attributes(bound, method=method, seed=plan.seed, started=started)
-    if run.predicted_inflation is not None:
-        attrs["predicted_variance_inflation"] = run.predicted_inflation
-    attrs |= {
-        "num_warmup": plan.num_warmup,
-        "thin": plan.thin,
-        "temperature": plan.temperature,
-        "chain_method": chain_method,
-        "share_batches": share_batches,
-        "schedule": _describe_options(plan.schedule) | {"name": type(plan.schedule).__name__},
-        "options": options,
-        "interrupted": run.interrupted,
-        "frozen_chains": {str(chain): step for chain, step in run.died_at.items()},
-    }
     return Draws(
         draws=run.draws,
         sample_stats=run.sample_stats,
-        attrs=attrs,
+        attrs={**attrs, "options": options, **_describe_run(plan, run)},
         dims=axes,
         coords=dict(coords or {}),
         warmup=run.warmup,
@@ -176,8 +160,20 @@ def sample(
 
 def _build_sampler(name: str, options: Mapping[str, Any]) -> Sampler:
     kind = SAMPLERS[name]
-    check_options(f"method {name!r}", options, [f.name for f in fields(kind)])
+    known = [field.name for field in fields(kind)]
+    check_options(f"method {name!r}", options, known, also=signature(sample).parameters)
     return kind(**options)
+
+
+def _check_schedule(schedule: Any) -> Schedule:
+    if schedule is None:
+        return Constant()
+    if isinstance(schedule, type) or not hasattr(schedule, "phase"):
+        raise TypeError(
+            "`schedule` must be an instance of a class in inference.schedules, such as "
+            f"Polynomial(); got {schedule!r}."
+        )
+    return schedule
 
 
 def _cyclical(
@@ -191,8 +187,33 @@ def _cyclical(
     return Cyclical(**given), {n: v for n, v in options.items() if n not in own}
 
 
+def _describe_run(plan: Plan, run: Run) -> dict[str, Any]:
+    """Attributes of a run, JSON-able, with notes on what its diagnostics cannot say."""
+    notes: list[str] = []
+    if isinstance(plan.schedule, Cyclical):
+        notes.append("cycles visit separate modes: R-hat over them is no convergence test")
+    if plan.share_batches:
+        notes.append("chains share minibatches: their noise is dependent and R-hat optimistic")
+    found: dict[str, Any] = {
+        "num_warmup": plan.num_warmup,
+        "thin": plan.thin,
+        "temperature": plan.temperature,
+        "chain_method": plan.chain_method,
+        "share_batches": plan.share_batches,
+        "schedule": _describe_options(plan.schedule) | {"name": type(plan.schedule).__name__},
+        "interrupted": run.interrupted,
+        "frozen_chains": {str(chain): step for chain, step in run.died_at.items()},
+        "notes": notes,
+    }
+    if run.predicted_inflation is not None:
+        found["predicted_variance_inflation"] = run.predicted_inflation
+    return found
+
+
 def _describe_options(options: Any) -> dict[str, Any]:
-    """Options as JSON-able values."""
+    """Options as JSON-able values; a schedule of the user's own may have none."""
+    if not hasattr(options, "__dataclass_fields__"):
+        return {}
     return {
         name: value.tolist() if isinstance(value, Tensor) else value
         for name, value in asdict(options).items()

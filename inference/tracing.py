@@ -49,9 +49,10 @@ class Recorded:
             with torch.no_grad():
                 return graph(positions, *(batch or ()))
         values = self._evaluate(positions, batch)
-        self._calls[key] += 1
-        if self._calls[key] == _RECORD_AFTER:
-            self._record(key, positions, batch, values)
+        if bool(values[0].isfinite().all()):  # a search for a starting point does not count
+            self._calls[key] += 1
+            if self._calls[key] == _RECORD_AFTER:
+                self._record(key, positions, batch, values)
         return values
 
     def _record(

@@ -36,7 +36,7 @@ def regression():
 
 
 def run(target, data=None, **options):
-    given = {"method": "nuts", "num_chains": 1, "num_warmup": 60, "num_samples": 150}
+    given = {"method": "nuts", "num_chains": 1, "num_warmup": 60, "num_samples": 100}
     given |= {"init": "params", "progress": False, "seed": 0}
     return inference.sample(target, data, **(given | options))
 
@@ -49,7 +49,7 @@ def regression_draws(method):
     spec, data, _, _ = regression()
     options = {"num_chains": 2}
     if method == "hmc":
-        options |= {"num_steps": 4, "step_size": 0.2, "num_samples": 250}
+        options |= {"num_steps": 4, "step_size": 0.2, "num_samples": 150}
     return run(spec, data, method=method, **options)
 
 
@@ -119,7 +119,7 @@ def mean_level_z(draws):
 
 def test_a_positive_parameter_has_its_jacobian():
     """By quadrature; without the Jacobian s the draws follow p(s)/s, which is seen."""
-    options = FIXED | {"step_size": 0.4, "num_samples": 400}
+    options = FIXED | {"step_size": 0.4, "num_samples": 320}
     right = run(scale_posterior(), SPREAD, **options).draws["s"]
     assert abs(mean_level_z(right)) < 4
     levels = np.sort(scale_quantile_levels(right).ravel())
@@ -246,15 +246,14 @@ def test_arithmetic_is_in_double_precision():
 def test_thinning_keeps_every_kth_transition():
     spec, data, _, _ = regression()
     short = {"num_warmup": 5, "step_size": 0.2}
-    all_draws = run(spec, data, num_samples=12, **short).draws["w"]
-    thinned = run(spec, data, num_samples=4, thin=3, **short).draws["w"]
+    all_draws = run(spec, data, num_samples=6, **short).draws["w"]
+    thinned = run(spec, data, num_samples=2, thin=3, **short).draws["w"]
     np.testing.assert_array_equal(thinned, all_draws[:, 2::3])
 
 
 def test_full_mass_is_passed_on():
-    spec, data, mean, covariance = regression()
-    draws = run(spec, data, full_mass=True)
-    assert_mean_and_sd(draws.draws["w"][..., 0], mean[0], math.sqrt(covariance[0, 0]))
+    spec, data, _, _ = regression()
+    draws = run(spec, data, full_mass=True, num_warmup=15, num_samples=5)
     assert draws.attrs["options"] == {"full_mass": True}
 
 

@@ -102,6 +102,7 @@ def test_chunks_do_not_change_draws(options):
 @pytest.mark.parametrize("options", SHORT.values(), ids=SHORT)
 def test_neither_progress_nor_chunks_change_draws_but_the_seed_does(options, monkeypatch):
     options = {"batch_size": BATCH, "num_warmup": 6, "num_samples": 10} | options
+    monkeypatch.setattr("inference.tracing._RECORD_AFTER", 10**9)  # it takes a second
     silent = run(**options)
     other = run(**options, seed=6).draws["w"]
     terminal = Terminal()
@@ -160,8 +161,8 @@ def seen_batches(num_chains, **options):
         num_samples=12,
         **options,
     )
-    steps = torch.stack(seen).reshape(-1, num_chains, BATCH, 3)
-    return steps[1:]  # the first is the check of the starting points
+    calls = torch.stack(seen).reshape(-1, num_chains, BATCH, 3)
+    return calls[1:13]  # after the check of the starting points; what follows is a diagnosis
 
 
 def test_a_chain_sees_the_same_rows_beside_any_number_of_others():
@@ -245,6 +246,7 @@ def test_full_data_methods_are_reproducible_chain_by_chain(method, monkeypatch):
 def test_global_generators_are_neither_used_nor_moved(target, method):
     """The suite's guard checks torch and NumPy after every test; here Python's own as well."""
     options = {"method": method, "num_warmup": 3, "num_samples": 3, "num_chains": 1}
+    options |= {"max_tree_depth": 3} if method == "nuts" else {}
     options["init"] = "prior" if target is pyro_regression else None
 
     def states():

@@ -256,7 +256,7 @@ def test_zero_temperature_injects_nothing(integrator):
 @pytest.mark.parametrize("square", [0.04, 25.0])
 @pytest.mark.parametrize("integrator", ["symplectic", "baoa"])
 def test_redrawing_the_momentum_keeps_the_law(linear_step, integrator, square, every):
-    """Exact for BAOA; the symplectic form's redraw is short of Var(v) by a factor of order h."""
+    """Exact for BAOA; the redraw of the symplectic form is short of Var(v) by order h."""
     h = 2.0 if integrator == "baoa" else 1e-4
     sampler = AdaptiveSGHMC(EPSILON, 0.3, integrator=integrator)
     curvature = h * math.sqrt(square) / EPSILON**2

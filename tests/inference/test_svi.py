@@ -126,8 +126,10 @@ def test_a_mean_field_has_the_variances_of_the_precisions_diagonal(fits):
     assert np.all(exact > 0.3)  # the posterior's own variances would not pass
     narrow = np.prod(1 / np.diag(Regression.precision)) / np.linalg.det(Regression.covariance)
     gap = -0.5 * np.log(narrow)
-    assert gap > 0.1
-    assert draws.attrs["elbo"] == pytest.approx(Regression.log_evidence - gap, abs=0.05)
+    weights = draws.sample_stats["lp"] - draws.sample_stats["log_q"]
+    five_errors = 5 * weights.std() / (8 * 50) ** 0.5  # of the mean of 50 steps of 8 draws
+    assert gap > 2 * five_errors
+    assert abs(draws.attrs["elbo"] - (Regression.log_evidence - gap)) < five_errors
 
 
 def test_a_flow_comes_near_and_its_bound_stays_below(fits):
@@ -245,7 +247,7 @@ def test_random_streams_and_parameters_of_others_are_left_alone():
 )
 def test_minibatches_lead_to_the_same_optimum(target):
     """Without N/n the posterior would be that of 5 rows: twice as wide."""
-    draws = Regression.fit("mean_field", target, batch_size=5, num_steps=1500)
+    draws = Regression.fit("mean_field", target, batch_size=5, num_steps=700)
     mean, precision = law_of(draws)
     sd = np.sqrt(1 / np.diag(Regression.precision))
     np.testing.assert_allclose(mean, Regression.mean, atol=0.4 * sd.min())
