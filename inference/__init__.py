@@ -9,9 +9,9 @@ from inference import diagnostics, schedules
 from inference._version import __version__
 from inference.draws import Draws, load
 from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
+from inference.log_density import LogDensity
 from inference.sampling import sample
 from inference.svi import fit
-from inference.targets import LogDensity
 
 __distribution__ = "probnet-bayes"
 

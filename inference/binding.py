@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from inference.log_density import LogDensity, LogDensityTarget
 from inference.pyro_model import PyroTarget
-from inference.targets import LogDensity, LogDensityTarget, Target
+from inference.targets import Target
 
 
 def bind(

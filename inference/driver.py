@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,64 +9,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from inference._checks import check_choice, check_integer, check_nonnegative
 from inference.data import BatchStream, Leaves, take_rows
 from inference.gradient_noise import gradient_variance
-from inference.gradients import CHAIN_METHODS, LogDensityAndGradient, map_chains
+from inference.gradients import LogDensityAndGradient, map_chains
 from inference.monitor import Monitor
+from inference.plan import Plan, Run, Store
 from inference.rng import NormalStream, Stream
 from inference.samplers import Info, Sampler, Settings
-from inference.schedules import Constant, Phase, Schedule
+from inference.schedules import Constant, Phase
 from inference.targets import Target
 
 _CHUNK_VALUES = 1 << 22
-_WARMUP = Phase(1.0, explore=False, keep=False, restart=False, cycle=-1)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long to run and what to keep; `total = num_warmup + thin * num_samples` steps.
-
-    Raises:
-        ValueError: on a field out of range.
-        TypeError: on a field of the wrong type.
-    """
-
-    num_chains: int
-    num_warmup: int
-    num_samples: int
-    thin: int
-    seed: int
-    temperature: float
-    schedule: Schedule
-    chain_method: str
-    share_batches: bool
-    keep_warmup: bool
-    chunk_size: int | None
-    progress: bool
-
-    def __post_init__(self) -> None:
-        check_integer("num_chains", self.num_chains, 1)
-        check_integer("num_warmup", self.num_warmup, 0)
-        check_integer("num_samples", self.num_samples, 1)
-        check_integer("thin", self.thin, 1)
-        check_integer("seed", self.seed, 0)
-        check_nonnegative("temperature", self.temperature)
-        check_choice("chain_method", self.chain_method, CHAIN_METHODS)
-        if self.chunk_size is not None:
-            check_integer("chunk_size", self.chunk_size, 1)
-        self.schedule.num_steps(self.num_samples, self.thin)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps in all."""
-        return self.num_warmup + self.schedule.num_steps(self.num_samples, self.thin)
-
-    def phase(self, step: int) -> Phase:
-        """What a step does; in warm-up every `thin`-th position may be kept too."""
-        if step >= self.num_warmup:
-            return self.schedule.phase(step - self.num_warmup, self.num_samples, self.thin)
-        return _WARMUP._replace(keep=self.keep_warmup and step % self.thin == self.thin - 1)
 
 
 class _Kept(NamedTuple):
@@ -78,42 +30,6 @@ class _Kept(NamedTuple):
     settings: Settings
     step: int
     cycle: int
-
-
-@dataclass
-class Store:
-    """Host arrays (chain, draw, ...), allocated once the first chunk shows their shapes."""
-
-    size: int
-    filled: int = 0
-    arrays: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
-
-    def append(self, chunk: dict[str, np.ndarray]) -> None:
-        """Add arrays (chain, draws of the chunk, ...)."""
-        count = next(iter(chunk.values())).shape[1]
-        for name, values in chunk.items():
-            if name not in self.arrays:
-                shape = (values.shape[0], self.size, *values.shape[2:])
-                self.arrays[name] = np.empty(shape, dtype=values.dtype)
-            self.arrays[name][:, self.filled : self.filled + count] = values
-        self.filled += count
-
-    def finished(self) -> dict[str, np.ndarray]:
-        """The arrays, cut to what was filled."""
-        return {name: array[:, : self.filled] for name, array in self.arrays.items()}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run leaves behind."""
-
-    draws: dict[str, np.ndarray]
-    sample_stats: dict[str, np.ndarray]
-    warmup: dict[str, np.ndarray]
-    state: dict[str, Tensor]
-    interrupted: bool
-    died_at: dict[int, int]
-    predicted_inflation: dict[str, float] | None = None
 
 
 class Driver:

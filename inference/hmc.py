@@ -20,13 +20,13 @@ from inference._checks import (
     check_options,
     check_positive,
 )
-from inference.driver import Run
 from inference.gradients import LogDensityAndGradient
+from inference.plan import Run
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.schedules import Constant
 
 if TYPE_CHECKING:
-    from inference.driver import Plan
+    from inference.plan import Plan
     from inference.targets import Target
 
 METHODS = ("hmc", "nuts")

@@ -12,9 +12,10 @@ from torch import Tensor
 from inference._checks import check_choice
 from inference.errors import InitError, LinAlgError
 from inference.gradients import LogDensityAndGradient
+from inference.log_density import LogDensityTarget
 from inference.pyro_model import PyroTarget
 from inference.rng import Stream, generator, stream_seed
-from inference.targets import LogDensityTarget, Target
+from inference.targets import Target
 from inference.tree import flatten_names
 
 Init = str | Mapping[str, Any] | None

@@ -19,13 +19,14 @@ from inference._checks import (
 )
 from inference.binding import bind
 from inference.draws import Draws
-from inference.driver import Driver, Plan, Run
+from inference.driver import Driver
 from inference.gradients import log_density_and_gradient
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes
+from inference.log_density import LogDensity
+from inference.plan import Plan, Run
 from inference.samplers import SGHMC, SGLD, SGNHT, AdaptiveSGHMC, Sampler
 from inference.schedules import Constant, Cyclical, Schedule
-from inference.targets import LogDensity
 
 SAMPLERS: dict[str, type[Any]] = {
     "sgld": SGLD,

@@ -30,8 +30,9 @@ from inference.guides import (
 )
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes
+from inference.log_density import LogDensity
 from inference.rng import Stream, scoped_seed, stream_seed
-from inference.targets import LogDensity, Target
+from inference.targets import Target
 
 GUIDES = (*AUTOGUIDES, *POINT_GUIDES)
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
-from torch.distributions.constraints import Constraint
-from torch.distributions.transforms import Transform
 
-from inference._checks import check_choice, check_integer
+from inference._checks import check_integer
 from inference.data import Data, Leaves
-from inference.errors import LinAlgError
-from inference.tree import Layout, flatten_names, nest_names
+from inference.tree import Layout
 
 Named = dict[str, Tensor]
 
@@ -87,205 +81,6 @@ class Target(ABC):
         }
 
 
-class LogDensity:
-    """An unnormalised log density of named parameters.
-
-    Either `log_prior` with `log_lik` (the N/n scaling of minibatches is done here), or
-    `log_density` alone, with `scale` saying what it returns.
-
-    Args:
-        log_prior: `log_prior(params) -> scalar`, in constrained space.
-        log_lik: `log_lik(params, data) -> (n,)`, one log-likelihood per row; `data` has the
-            structure given to `sample`.
-        params: nested dict of tensors; gives names, shapes, dtype and, with
-            `init="params"`, the starting point.
-        constraints: flat name (`"layer.w"`) to `torch.distributions.constraints`; parameters
-            not named are unconstrained.
-        num_data: N. Checked against the data; taken from it when omitted.
-        log_density: `log_density(params)` or `log_density(params, data) -> scalar`.
-        scale: for `log_density`: `"sum"` if it is the log density itself (a minibatch version
-            must have scaled its likelihood already), `"mean"` if it was divided by N.
-
-    Raises:
-        TypeError: on integer parameters.
-        ValueError: on contradictory or missing arguments.
-    """
-
-    def __init__(
-        self,
-        log_prior: Callable[[Any], Tensor] | None = None,
-        log_lik: Callable[[Any, Any], Tensor] | None = None,
-        params: Mapping[str, Any] | None = None,
-        constraints: Mapping[str, Constraint] | None = None,
-        num_data: int | None = None,
-        *,
-        log_density: Callable[..., Tensor] | None = None,
-        scale: str | None = None,
-    ) -> None:
-        if log_density is None and log_prior is None:
-            raise ValueError(
-                "give `log_prior` (with `log_lik`), or `log_density` with `scale`."
-            )
-        if log_density is not None and (log_prior is not None or log_lik is not None):
-            raise ValueError("`log_density` excludes `log_prior` and `log_lik`; give one form.")
-        if log_density is not None and scale is None:
-            raise ValueError(
-                "`scale` must be 'sum' (log_density returns the log density itself) or 'mean' "
-                "(it was divided by the number of data); got None."
-            )
-        if log_density is None and scale is not None:
-            raise ValueError("`scale` belongs to `log_density`; `log_lik` is always summed.")
-        if not params:
-            raise ValueError("`params` must be a dict with at least one tensor; got none.")
-        self.log_prior, self.log_lik, self.log_joint = log_prior, log_lik, log_density
-        self.scale = "sum" if scale is None else check_choice("scale", scale, ("sum", "mean"))
-        self.params = {name: _parameter(name, v) for name, v in flatten_names(params).items()}
-        self.constraints = dict(constraints or {})
-        self.num_data = None if num_data is None else check_integer("num_data", num_data, 1)
-        unknown = set(self.constraints) - set(self.params)
-        if unknown:
-            raise ValueError(
-                f"`constraints` names {sorted(unknown)}, which are not among the parameters "
-                f"{sorted(self.params)}."
-            )
-        for name, constraint in self.constraints.items():
-            _check_constraint(name, constraint, self.params[name])
-        if self.scale == "mean" and self.num_data is None:
-            raise ValueError("`num_data` is needed with scale='mean': we multiply by it.")
-
-
-class LogDensityTarget(Target):
-    """A `LogDensity` with data, in flat unconstrained coordinates."""
-
-    def __init__(
-        self,
-        spec: LogDensity,
-        data: Any,
-        *,
-        batch_size: int | None,
-        dtype: torch.dtype | None,
-        device: torch.device,
-    ) -> None:
-        self._spec = spec
-        dtypes = [p.dtype for p in spec.params.values()]
-        self.dtype = dtype or max(dtypes, key=lambda d: torch.finfo(d).bits)
-        self.device = device
-        self.data = Data(data, dtype=self.dtype, device=device)
-        self._takes_data = data is not None
-        self.num_data = spec.num_data
-        self.leaves = self.data.leaves
-        if spec.log_lik is not None or batch_size is not None:
-            if not self._takes_data:
-                raise ValueError("`data` is needed: the target has a likelihood of rows.")
-            self.num_data = self.data.check_rows(spec.num_data)
-        self.batch_size = check_batch_size(batch_size, self.num_data)
-        self._transforms: dict[str, Transform] = {
-            name: biject_to(spec.constraints.get(name, constraints.real))
-            for name in spec.params
-        }
-        self.layout = Layout(
-            {n: self._transforms[n].inverse_shape(p.shape) for n, p in spec.params.items()}
-        )
-        with suppress(LinAlgError):  # a matrix may be singular at zero, and only there
-            self._check_outputs()
-
-    def log_density(self, position: Tensor, leaves: Leaves | None = None) -> Tensor:
-        """See `Target.log_density`."""
-        values, log_jacobian = self._values(position)
-        params = nest_names(values)
-        rows = self.num_data if leaves is None or not leaves else leaves[0].shape[0]
-        if self._spec.log_joint is not None:
-            total = self._joint(params, leaves)
-            if self._spec.scale == "mean":
-                total = total * cast(int, self.num_data)
-            return total + log_jacobian
-        total = cast(Callable[[Any], Tensor], self._spec.log_prior)(params) + log_jacobian
-        if self._spec.log_lik is None:
-            return total
-        log_lik = self._spec.log_lik(params, self.data.rebuild(leaves)).sum()
-        factor = cast(int, self.num_data) / cast(int, rows)
-        return total + (log_lik if factor == 1 else factor * log_lik)
-
-    def constrain(self, position: Tensor) -> Named:
-        """See `Target.constrain`."""
-        return self._values(position)[0]
-
-    def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
-        """See `Target.unconstrain`."""
-        flat = flatten_names(values)
-        return self.layout.join(
-            {n: cast(Tensor, t.inv(flat[n])) for n, t in self._transforms.items()}
-        )
-
-    def log_jacobian(self, position: Tensor) -> Tensor:
-        """See `Target.log_jacobian`."""
-        return self._values(position)[1]
-
-    def initial_values(self) -> Named:
-        """The parameters given to the `LogDensity`."""
-        return {n: p.to(self.dtype).to(self.device) for n, p in self._spec.params.items()}
-
-    def terms(self, position: Tensor) -> Named:
-        """See `Target.terms`."""
-        params = nest_names(self._values(position)[0])
-        if self._spec.log_joint is not None:
-            return {"log_density": self._joint(params, None)}
-        found = {"log_prior": cast(Callable[[Any], Tensor], self._spec.log_prior)(params)}
-        if self._spec.log_lik is not None:
-            found["log_lik"] = self._spec.log_lik(params, self.data.rebuild(None)).sum()
-        return found
-
-    def log_likelihood(self, values: Mapping[str, Tensor], data: Any = None) -> Named:
-        """See `Target.log_likelihood`."""
-        if self._spec.log_lik is None:
-            raise ValueError("this LogDensity has no `log_lik`, so no log-likelihood of rows.")
-        rows = self.data if data is None else Data(data, dtype=self.dtype, device=self.device)
-        return {"log_lik": self._spec.log_lik(nest_names(values), rows.rebuild(None))}
-
-    def _values(self, position: Tensor) -> tuple[Named, Tensor]:
-        log_jacobian = position.new_zeros(())
-        values: Named = {}
-        for name, free in self.layout.split(position).items():
-            transform = self._transforms[name]
-            values[name] = cast(Tensor, transform(free))
-            if name in self._spec.constraints:
-                log_jacobian = (
-                    log_jacobian + transform.log_abs_det_jacobian(free, values[name]).sum()
-                )
-        return values, log_jacobian
-
-    def _joint(self, params: Any, leaves: Leaves | None) -> Tensor:
-        function = cast(Callable[..., Tensor], self._spec.log_joint)
-        if not self._takes_data:
-            return function(params)
-        return function(params, self.data.rebuild(leaves))
-
-    def _check_outputs(self) -> None:
-        """Evaluate once and refuse outputs of the wrong shape."""
-        with torch.no_grad():
-            zero = torch.zeros(self.layout.dim, dtype=self.dtype, device=self.device)
-            params = nest_names(self._values(zero)[0])
-            if self._spec.log_joint is not None:
-                named = {"log_density": self._joint(params, None)}
-            else:
-                named = {
-                    "log_prior": cast(Callable[[Any], Tensor], self._spec.log_prior)(params)
-                }
-            for name, value in named.items():
-                if tuple(np.shape(value)) != ():
-                    raise ValueError(
-                        f"`{name}` must return a scalar; got shape {tuple(value.shape)}. "
-                        "Sum over the parameters."
-                    )
-            if self._spec.log_lik is not None:
-                shape = tuple(self._spec.log_lik(params, self.data.rebuild(None)).shape)
-                if shape != (self.num_data,):
-                    raise ValueError(
-                        f"`log_lik` must return one value per row, shape ({self.num_data},); "
-                        f"got {shape}."
-                    )
-
-
 def check_batch_size(batch_size: int | None, num_data: int | None) -> int | None:
     """The minibatch size, None when it is absent or the whole of the data.
 
@@ -302,31 +97,3 @@ def check_batch_size(batch_size: int | None, num_data: int | None) -> int | None
             f"`batch_size` must be at most the number of data, {num_data}; got {size}."
         )
     return None if size == num_data else size
-
-
-def _check_constraint(name: str, constraint: Any, parameter: Tensor) -> None:
-    """Raise unless there is a bijection from the reals onto `constraint`, of that shape."""
-    try:
-        biject_to(constraint).inverse_shape(parameter.shape)
-    except NotImplementedError as error:
-        raise TypeError(
-            f"`constraints[{name!r}]` must be a torch constraint on real numbers, such as "
-            f"constraints.positive; got {constraint!r}."
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            f"parameter `{name}` of shape {tuple(parameter.shape)} cannot lie in "
-            f"{constraint!r}: {error}."
-        ) from error
-
-
-def _parameter(name: str, value: Any) -> Tensor:
-    tensor = torch.as_tensor(value)
-    if not tensor.is_floating_point():
-        raise TypeError(
-            f"parameter `{name}` has dtype {tensor.dtype}; only floating-point parameters can "
-            "be sampled. Convert it, or marginalise a discrete parameter out."
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"parameter `{name}` holds non-finite values.")
-    return tensor.detach()

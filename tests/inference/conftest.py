@@ -1,13 +1,17 @@
-"""What the tests of samplers share: the linear system that a step is on a quadratic target."""
+"""What the tests of samplers share: a step as a linear system, error bars from chains."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.linalg import solve_discrete_lyapunov
 
 from inference.samplers import Settings
+
+COMPARISONS = 400  # of means with their expectation, rounded up: 0.001 for all of them together
 
 
 @dataclass(frozen=True)
@@ -143,3 +147,31 @@ def kinetic_temperature():
         return float(sampler.statistics(state, settings)["kinetic_temperature"])
 
     return compute
+
+
+@pytest.fixture
+def chain_mean():
+    """Function: mean of values (chain, draw, ...), and how far chance may put it from the truth.
+
+    An estimate per chain, and the spread between them: the √(2/ESS) of a variance without a
+    model of the autocorrelation.
+    """
+
+    def compute(values):
+        per_chain = values.mean(1)
+        error = per_chain.std(0, ddof=1) / math.sqrt(len(per_chain))
+        quantile = stats.t.isf(0.001 / COMPARISONS / 2, len(per_chain) - 1)
+        return per_chain.mean(0), quantile * error
+
+    return compute
+
+
+@pytest.fixture
+def assert_mean(chain_mean):
+    """Function: assert that the mean of values (chain, draw, ...) is as expected."""
+
+    def check(values, expected, allowed=0.0):
+        mean, error = chain_mean(values)
+        assert (np.abs(mean - expected) < error + allowed).all()
+
+    return check

@@ -1,6 +1,7 @@
 """`Draws`: frozen, predictions in a stream, likelihood and prediction against closed forms."""
 
 import dataclasses
+import os
 import re
 
 import numpy as np
@@ -373,7 +374,8 @@ def test_no_file_holds_a_pickle(tmp_path):
         assert protocol not in content
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["writing", "renaming"])
+def test_a_failed_save_leaves_the_old_file_and_no_other(where, tmp_path, monkeypatch):
     path = some_draws().save(tmp_path / "x.nc")
     before = path.read_bytes()
 
@@ -381,7 +383,13 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         target.write_bytes(b"half a file")
         raise OSError("no space left")
 
-    monkeypatch.setattr(xarray.DataTree, "to_netcdf", half)
+    def refuse(source, target):
+        raise OSError("no space left")
+
+    if where == "writing":
+        monkeypatch.setattr(xarray.DataTree, "to_netcdf", half)
+    else:
+        monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no space left"):
         some_draws(attrs={}).save(path)
     assert path.read_bytes() == before

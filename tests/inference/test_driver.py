@@ -6,7 +6,7 @@ import torch
 
 import inference
 from inference import LogDensity, schedules
-from inference.driver import Store
+from inference.plan import Store
 from inference.samplers import Info
 from inference.samplers.sghmc import SGHMCState
 

@@ -141,6 +141,11 @@ def test_a_flow_comes_near_and_its_bound_stays_below(fits):
     assert Regression.log_evidence - 0.3 < draws.attrs["elbo"] < Regression.log_evidence + 0.05
 
 
+def test_a_point_is_the_maximum_wherever_adam_stopped():
+    draws = Regression.fit("delta", num_steps=3)
+    np.testing.assert_allclose(draws.draws["w"][0, 0], Regression.mean, rtol=1e-6)
+
+
 def test_delta_is_the_maximum(fits):
     draws = fits("delta")
     np.testing.assert_allclose(draws.draws["w"], Regression.mean[None, None].repeat(500, 1))
