@@ -10,12 +10,12 @@ _NO_TAIL = 1e-6  # below this the largest log weights differ by rounding
 
 
 def ess(values: np.ndarray) -> np.ndarray:
-    """Bulk effective sample size of draws (chain, draw, *shape), shape `shape`."""
+    """Bulk effective sample size of draws `(chain, draw, *shape)`, shape `shape`."""
     return _per_scalar(values, "ess")
 
 
 def rhat(values: np.ndarray) -> np.ndarray:
-    """Rank-normalised split R-hat of draws (chain, draw, *shape), shape `shape`."""
+    """Rank-normalised split R-hat of draws `(chain, draw, *shape)`, shape `shape`."""
     return _per_scalar(values, "rhat")
 
 
@@ -30,7 +30,7 @@ def pareto_k(log_weights: np.ndarray) -> float:
     if np.ptp(np.sort(log_weights)[-length:]) < _NO_TAIL:
         return 0.0
     if _major() >= 1:
-        from arviz_stats.base import array_stats
+        from arviz_stats.base.array import array_stats
 
         return float(array_stats.psislw(-log_weights)[1])
     import arviz
@@ -42,7 +42,7 @@ def _per_scalar(values: np.ndarray, name: str) -> np.ndarray:
     shape = values.shape[2:]
     columns = values.reshape(*values.shape[:2], -1)
     if _major() >= 1:
-        from arviz_stats.base import array_stats
+        from arviz_stats.base.array import array_stats
 
         function = getattr(array_stats, name)
         found = function(columns, chain_axis=0, draw_axis=1)

@@ -38,7 +38,7 @@ class Draws:
     """Posterior draws with their sampler statistics; nothing in it changes.
 
     Attributes:
-        draws: name to array (chain, draw, *shape), in constrained space.
+        draws: name to array `(chain, draw, *shape)`, in constrained space.
         sample_stats: statistic to array (chain, draw).
         attrs: method, seed, versions, options, wall time; JSON-able.
         dims: name to the names of its axes after (chain, draw).
@@ -97,7 +97,7 @@ class Draws:
             vectorized: under `torch.func.vmap`; else draw by draw.
 
         Returns:
-            An array (chain, draw, *shape), or a dict of them.
+            An array `(chain, draw, *shape)`, or a dict of them.
         """
         nested = bool(self.attrs.get("nested_parameters", True))
 
@@ -155,7 +155,7 @@ class Draws:
         Args:
             log_likelihood: add the group of that name (the model is evaluated again).
             posterior_predictive: add the group of that name, and `observed_data`.
-            groups: further groups of arrays by variable, (chain, draw, *shape) but for
+            groups: further groups of arrays by variable, `(chain, draw, *shape)` but for
                 ArviZ's groups of data.
         """
         named: dict[str, Arrays] = {"posterior": self.draws}

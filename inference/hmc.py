@@ -1,4 +1,10 @@
-"""HMC and NUTS: Pyro's kernels on our potential, with the statistics ArviZ expects."""
+"""HMC and NUTS: Pyro's kernels on our potential, with the statistics ArviZ expects.
+
+Options of both: `step_size` (where its adaptation starts, 1), `target_accept_prob` (0.8; take
+0.9 to 0.95 for hierarchical models), `full_mass` (False; True for strong correlations),
+`adapt_step_size`, `adapt_mass_matrix` (True). NUTS also takes `max_tree_depth` (10); HMC
+`num_steps` or `trajectory_length` (2π).
+"""
 # pyright: reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportIncompatibleMethodOverride=false
 # Pyro's kernels start their caches as None and are otherwise untyped.
@@ -53,11 +59,6 @@ def check_arguments(
     options: Mapping[str, Any],
 ) -> None:
     """Refuse what full-data float64 sampling cannot honour.
-
-    Options of both: `step_size` (the start of its adaptation, 1), `target_accept_prob` (0.8;
-    0.9 to 0.95 for hierarchical models), `full_mass` (False), `adapt_step_size`,
-    `adapt_mass_matrix` (True). NUTS also takes `max_tree_depth` (10); HMC `num_steps` or
-    `trajectory_length` (2π).
 
     Raises:
         TypeError: on an option the method does not take.

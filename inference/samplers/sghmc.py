@@ -29,12 +29,16 @@ class SGHMCState(NamedTuple):
 class SGHMC:
     r"""Underdamped Langevin dynamics with noisy gradients.
 
-    `integrator="baoa"`, with μ = exp(−aε) and g = ∇log p:
-        p ← p + εg;  θ ← θ + (ε/2)p;  p ← μp + N(0, (1−μ²)T − ε²((1+μ)/2)²V̂);  θ ← θ + (ε/2)p.
+    `integrator="baoa"`, with μ = exp(−aε) and g = ∇log p::
+
+        p ← p + εg;  θ ← θ + (ε/2)p;  p ← μp + N(0, (1−μ²)T − ε²((1+μ)/2)²V̂);  θ ← θ + (ε/2)p
+
     On a quadratic target its position variance is exact at every stable step, ε²λ < 4.
 
-    `integrator="symplectic"`, the published form with v = εp, η = ε², α = aε:
-        p ← (1−aε)p + εg + N(0, 2aεT − ε²V̂);  θ ← θ + εp.
+    `integrator="symplectic"`, the published form with v = εp, η = ε², α = aε::
+
+        p ← (1−aε)p + εg + N(0, 2aεT − ε²V̂);  θ ← θ + εp
+
     There the variance is 1 / (1 − h/(2(2−aε))) times the truth, h = ε²λ.
 
     In warm-up a kick εg is cut to ±2 a coordinate, more than a settled chain often feels.

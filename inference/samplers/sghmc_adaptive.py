@@ -39,12 +39,17 @@ class AdaptiveState(NamedTuple):
 class AdaptiveSGHMC:
     r"""SGHMC whose mass per coordinate is learnt from the gradients during warm-up.
 
-    In warm-up, all from the old values, with g the gradient of the full potential:
-        r = 1/(τ+1);  τ ← τ + 1 − τḡ²/(V̂+δ);  ḡ ← ḡ + r(g−ḡ);  V̂ ← V̂ + r(g²−V̂).
-    Always, with m = 1/(√V̂+δ) and κ the noise correction:
-        v ← v − ε²mg − αv + N(0, max(2ε²αmT − κε⁴, 0));  θ ← θ + v.
-    For a quadratic of curvature λ and gradient-noise variance V the stationary variance is
-        λ Var(θ) = [1 + ε⁴(V/V̂ − κ)/(2ηα)] / (1 − ηλ/(2(2−α))),  η = ε²m.
+    In warm-up, all from the old values, with g the gradient of the full potential::
+
+        r = 1/(τ+1);  τ ← τ + 1 − τḡ²/(V̂+δ);  ḡ ← ḡ + r(g−ḡ);  V̂ ← V̂ + r(g²−V̂)
+
+    Always, with m = 1/(√V̂+δ) and κ the noise correction::
+
+        v ← v − ε²mg − αv + N(0, max(2ε²αmT − κε⁴, 0));  θ ← θ + v
+
+    For a quadratic of curvature λ and gradient-noise variance V the stationary variance is::
+
+        λ Var(θ) = [1 + ε⁴(V/V̂ − κ)/(2ηα)] / (1 − ηλ/(2(2−α))),  η = ε²m
 
     `integrator="baoa"` takes BAOA steps of size ε_i = εV̂_i^(−1/4) and μ = 1−α instead.
 

@@ -28,8 +28,10 @@ class SGNHTState(NamedTuple):
 class SGNHT:
     r"""SGHMC whose friction ξ follows the kinetic temperature.
 
-    It absorbs isotropic gradient noise:
-        p ← p + εg − εξp + N(0, 2aεT − ε²V̂);  θ ← θ + εp;  ξ ← ξ + ε(pᵀp/d − T).
+    It absorbs isotropic gradient noise::
+
+        p ← p + εg − εξp + N(0, 2aεT − ε²V̂);  θ ← θ + εp;  ξ ← ξ + ε(pᵀp/d − T)
+
     In warm-up a kick εg is cut to ±2 a coordinate.
 
     Source: Ding et al. (NeurIPS 2014).

@@ -151,7 +151,7 @@ def kinetic_temperature():
 
 @pytest.fixture
 def chain_mean():
-    """Function: mean of values (chain, draw, ...), and how far chance may put it from the truth.
+    """Function: mean of values (chain, draw, ...), and how far off chance may put it.
 
     An estimate per chain, and the spread between them: the √(2/ESS) of a variance without a
     model of the autocorrelation.

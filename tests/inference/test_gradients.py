@@ -6,7 +6,6 @@ import torch
 from inference import LogDensity
 from inference.binding import bind
 from inference.gradients import log_density_and_gradient, map_chains
-from inference.log_density import LogDensity
 
 METHODS = ["vectorized", "sequential"]
 GENERATOR = torch.Generator().manual_seed(0)

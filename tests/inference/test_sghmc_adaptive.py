@@ -244,14 +244,6 @@ def test_clipped_noise_is_zero_and_counted_and_floored_in_the_published_form():
     assert sampler.statistics(new, settings)["noise_clip_fraction"].tolist() == [0.5]
 
 
-@pytest.mark.parametrize("integrator", ["symplectic", "baoa"])
-def test_zero_temperature_injects_nothing(integrator):
-    noise = torch.ones(1, 2, dtype=torch.float64)
-    new, _ = step_with(AdaptiveSGHMC(integrator=integrator), noise, temperature=0.0)
-    assert not new.momentum.any()
-    assert not new.position.any()
-
-
 @pytest.mark.parametrize("every", [1, 7])
 @pytest.mark.parametrize("square", [0.04, 25.0])
 @pytest.mark.parametrize("integrator", ["symplectic", "baoa"])

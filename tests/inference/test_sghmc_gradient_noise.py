@@ -1,4 +1,4 @@
-"""Gradient noise in SGHMC: taken off where its variance is known, else as heating as predicted."""
+"""Gradient noise in SGHMC: taken off where its variance is known, else heating as predicted."""
 
 import math
 
