@@ -156,6 +156,22 @@ def test_one_step_of_each_integrator_by_hand():
     assert new.position.item() == pytest.approx(1 + 0.1 * after)
 
 
+@pytest.mark.parametrize("integrator", ["baoa", "symplectic"])
+def test_kicks_are_cut_in_warmup_only(integrator):
+    """εg beyond ±2 a coordinate would throw a far chain to infinity."""
+    sampler, force = SGHMC(0.1, 1e-9, integrator), torch.tensor([[-1e6, 19.0, 1e6]])
+    zeros = torch.zeros(1, 3)
+    found = {}
+    for warmup in (True, False):
+        settings = Settings(0.1, 0.0, warmup=warmup)
+        state = sampler.init(zeros, zeros, settings)
+        new, info = sampler.step(lambda x, _: (x.sum(-1), force), state, None, zeros, settings)
+        found[warmup] = new.momentum
+        assert torch.equal(info.gradient, force)
+    torch.testing.assert_close(found[True], torch.tensor([[-2.0, 1.9, 2.0]]))
+    torch.testing.assert_close(found[False], 0.1 * force)
+
+
 def test_step_size_of_the_settings_rules():
     """A schedule changes `settings.step_size`; the sampler's own is only the base."""
     noise = torch.ones(1, 2)

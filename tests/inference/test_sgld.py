@@ -81,6 +81,18 @@ def test_one_step_by_hand():
     assert (info.log_density.item(), info.gradient.item()) == (-2.0, -2.0)
 
 
+def test_kicks_are_cut_in_warmup_only():
+    """A move εg is at most 2√ε a coordinate while the chain comes from afar."""
+    sampler, force = SGLD(0.04), torch.tensor([[-1e6, 9.0, 1e6]])
+    zeros = torch.zeros(1, 3)
+    for warmup, expected in ((True, torch.tensor([[-0.4, 0.36, 0.4]])), (False, 0.04 * force)):
+        settings = Settings(0.04, 0.0, warmup=warmup)
+        state = sampler.init(zeros, zeros, settings)
+        new, info = sampler.step(lambda x, _: (x.sum(-1), force), state, None, zeros, settings)
+        torch.testing.assert_close(new.position, expected)
+        assert torch.equal(info.gradient, force)
+
+
 def test_no_momentum_and_nothing_to_refresh():
     sampler, settings = SGLD(0.1), Settings(0.1, 1.0, warmup=False)
     state = sampler.init(torch.ones(2, 3), torch.ones(2, 3), settings)

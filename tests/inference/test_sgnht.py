@@ -57,6 +57,16 @@ def test_known_gradient_noise_is_taken_off_the_injected():
     assert found == pytest.approx(1 / 3)
 
 
+def test_kicks_are_cut_in_warmup_only():
+    sampler, force = SGNHT(0.1, 1.0), torch.tensor([[-1e6, 19.0, 1e6]])
+    zeros = torch.zeros(1, 3)
+    for warmup, expected in ((True, torch.tensor([[-2.0, 1.9, 2.0]])), (False, 0.1 * force)):
+        settings = Settings(0.1, 0.0, warmup=warmup)
+        state = sampler.init(zeros, zeros, settings)
+        new, _ = sampler.step(lambda x, _: (x.sum(-1), force), state, None, zeros, settings)
+        torch.testing.assert_close(new.momentum, expected)
+
+
 def simulate(sampler, curvature, gradient_noise, *, steps=2000, chains=16, burn_in=500):
     """Means over draws of θ²λ, p² and, if there is one, the thermostat; one value per chain."""
     generator = torch.Generator().manual_seed(1)
