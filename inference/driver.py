@@ -58,8 +58,7 @@ class Driver:
         """Advance every chain through warm-up and sampling.
 
         A draw is the position at which a step takes its gradient, so its log density and
-        gradient norm cost nothing. Ctrl-C ends the run after the current step and keeps what
-        there is.
+        gradient norm cost nothing. Ctrl-C ends the run and keeps the chunks that are complete.
 
         Args:
             positions: starting points, shape (chains, dim).
@@ -84,11 +83,12 @@ class Driver:
                 if not self._draws.filled:
                     raise
         self._monitor.check_clipping()
+        count = min(self._draws.filled, self._stats.filled)
         fields: dict[str, Tensor] = state._asdict()
         return Run(
-            draws=self._draws.finished(),
-            sample_stats=self._stats.finished(),
-            warmup=self._warmup.finished() if plan.keep_warmup else {},
+            draws=self._draws.finished(count),
+            sample_stats=self._stats.finished(count),
+            warmup=self._warmup.finished(self._warmup.filled) if plan.keep_warmup else {},
             state=fields,
             interrupted=interrupted,
             died_at=self._monitor.died_at,

@@ -78,9 +78,9 @@ class Store:
             self.arrays[name][:, self.filled : self.filled + count] = values
         self.filled += count
 
-    def finished(self) -> dict[str, np.ndarray]:
-        """The arrays, cut to what was filled."""
-        return {name: array[:, : self.filled] for name, array in self.arrays.items()}
+    def finished(self, count: int) -> dict[str, np.ndarray]:
+        """The first `count` draws of every array."""
+        return {name: array[:, :count] for name, array in self.arrays.items()}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-BOUNDS = {"bayesian_regression": {"nll_bnn": 1.5}}
+# The law of all training targets, without the patients' measurements, has an NLL of 5.76.
+BOUNDS = {"bayesian_regression": {"nll_network": 5.6, "nll_linear": 5.6}}
 
 
 @pytest.mark.slow

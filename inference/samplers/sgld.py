@@ -64,9 +64,8 @@ class SGLD:
         gradient = limit_kick(raw, _KICK_LIMIT / epsilon**0.5) if settings.warmup else raw
         injected, subtract = self._noise(settings)
         position = state.position.add(gradient, alpha=epsilon)
-        return SGLDState(position + noise_std(injected, subtract) * noise), Info(
-            value, gradient
-        )
+        state = SGLDState(position + noise_std(injected, subtract) * noise)
+        return state, Info(value, raw)
 
     def refresh(self, state: SGLDState, noise: Tensor, settings: Settings) -> SGLDState:
         """Nothing to redraw."""

@@ -230,7 +230,7 @@ def test_store_fills_from_the_left_and_is_cut_at_the_end():
     store = Store(5)
     store.append({"a": np.ones((2, 2, 3)), "b": np.zeros((2, 2), dtype=int)})
     store.append({"a": 2 * np.ones((2, 1, 3)), "b": np.ones((2, 1), dtype=int)})
-    found = store.finished()
+    found = store.finished(store.filled)
     assert found["a"].shape == (2, 3, 3)
     assert found["a"][:, :, 0].tolist() == [[1, 1, 2]] * 2
     assert found["b"].tolist() == [[0, 0, 1]] * 2

@@ -261,6 +261,29 @@ def test_minibatches_lead_to_the_same_optimum(target):
     assert set(draws.sample_stats) == {"log_q"}
 
 
+def test_every_step_sees_a_batch_of_its_own():
+    seen = []
+
+    def log_lik(p, y):
+        seen.append(y)
+        return dist.Normal(p["m"], 1.0).log_prob(y)
+
+    spec = LogDensity(lambda p: -(p["m"] ** 2), log_lik, {"m": torch.zeros((), dtype=FLOAT)})
+    inference.fit(
+        spec,
+        np.arange(20.0),
+        batch_size=5,
+        num_steps=8,
+        num_particles=1,
+        chain_method="sequential",
+        progress=False,
+    )
+    assert [len(y) for y in seen] == [20, *[5] * 9]  # the target's check, the start, the steps
+    for epoch in (seen[2:6], seen[6:]):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(20))
+    assert not torch.equal(seen[2], seen[6])
+
+
 def test_a_constrained_site_is_fitted_with_its_jacobian():
     """A log-normal law is a normal one of the logarithm: mean field is exact, evidence 1."""
 
