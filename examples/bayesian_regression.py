@@ -125,9 +125,9 @@ for name, law in forecasts.items():
 # swapped), so convergence is judged on the noise and on predictions.
 rhat = inference.diagnostics.rhat(network_mean)
 ess = inference.diagnostics.ess(network_mean)
-print(f"\npredictions of {rhat.size} patients: largest R-hat {rhat.max():.3f}, ")
+print(f"\npredictions of {rhat.size} patients: largest R-hat {rhat.max():.3f}, ", end="")
 print(f"smallest ESS {ess.min():.0f} of {network_mean[..., 0].size} draws\n")
-print(network_draws.summary(var_names=["noise_sd"]))
+print(network_draws.summary(var_names=["noise_sd"]).to_string())
 saved = network_draws.save(OUT / "posterior.nc", groups={"predictions": {"mean": network_mean}})
 print(f"\nposterior written to {saved}")
 
