@@ -179,6 +179,11 @@ def take_rows(leaves: Leaves, rows: Tensor) -> Leaves:
     )
 
 
+def to_tensor(value: Any) -> Tensor:
+    """As `torch.as_tensor`; an array is copied, for torch warns of read-only ones."""
+    return torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+
+
 def _label(key: Any, items: Mapping[Any, Any]) -> str:
     if isinstance(key, str):
         return f"data[{key!r}]"

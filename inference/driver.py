@@ -76,7 +76,7 @@ class Driver:
             try:
                 for start in range(0, plan.num_steps, self._chunk):
                     stop = min(start + self._chunk, plan.num_steps)
-                    bar.set_description("warmup" if start < plan.num_warmup else "sample")
+                    bar.set_description("warmup" if stop <= plan.num_warmup else "sample")
                     state = self._advance(state, start, stop, bar)
             except KeyboardInterrupt:
                 interrupted = True

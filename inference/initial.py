@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from inference._checks import check_choice
+from inference.data import to_tensor
 from inference.errors import InitError, LinAlgError
 from inference.gradients import LogDensityAndGradient
 from inference.log_density import LogDensityTarget
@@ -93,7 +94,7 @@ def _proposer(
 
 def _given_positions(target: Target, init: Mapping[str, Any], num_chains: int) -> Tensor:
     values = {
-        name: torch.as_tensor(value, dtype=target.dtype, device=target.device)
+        name: to_tensor(value).to(dtype=target.dtype, device=target.device)
         for name, value in flatten_names(init).items()
     }
     wanted = set(target.layout.shapes)

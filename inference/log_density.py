@@ -14,7 +14,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 from inference._checks import check_choice, check_integer
-from inference.data import Data, Leaves
+from inference.data import Data, Leaves, to_tensor
 from inference.errors import LinAlgError
 from inference.targets import Named, Target, check_batch_size
 from inference.tree import Layout, flatten_names, nest_names
@@ -220,7 +220,7 @@ class LogDensityTarget(Target):
 
 
 def _parameter(name: str, value: Any) -> Tensor:
-    tensor = torch.as_tensor(value)
+    tensor = to_tensor(value)
     if not tensor.is_floating_point():
         raise TypeError(
             f"parameter `{name}` has dtype {tensor.dtype}; only floating-point parameters can "

@@ -91,6 +91,16 @@ def test_given_values_may_have_a_chain_axis_or_not():
         assert float(values["s"]) == pytest.approx(0.5)
 
 
+def test_earlier_draws_may_be_given_as_they_are():
+    """Those of `Draws` are read-only, of which torch would warn."""
+    w = np.arange(6.0).reshape(3, 2)
+    w.flags.writeable = False
+    _, z = start(quadratic(), init={"w": w, "s": 0.5})
+    assert z[:, :2].tolist() == w.tolist()
+    spec = LogDensity(lambda p: -(p["w"] ** 2).sum(), params={"w": w[1]})
+    assert start(spec, init="params")[1].tolist() == [[2.0, 3.0]] * 3
+
+
 def test_given_values_may_be_nested_as_the_parameters_are():
     spec = LogDensity(
         lambda p: -(p["a"]["w"] ** 2).sum(), params={"a": {"w": torch.zeros(2, dtype=FLOAT)}}

@@ -367,6 +367,17 @@ def test_the_mean_over_disjoint_batches_is_the_full_log_density(style, batch_siz
     assert float(estimates.std()) > 0.1  # else the identity would hold for any scaling
 
 
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+def test_chains_have_batches_of_their_own_in_every_style(style):
+    target = bound(style, (X, Y), batch_size=5)
+    z, rows = Z + torch.arange(6.0)[:, None] / 10, torch.arange(30).reshape(6, 5) % 12
+    with pyro.validation_enabled(False):
+        together = log_density_and_gradient(target, "vectorized")(z, (X[rows], Y[rows]))
+    for chain in range(6):
+        alone = target.log_density(z[chain], (X[rows[chain]], Y[rows[chain]]))
+        torch.testing.assert_close(together[0][chain], alone, rtol=1e-11, atol=1e-11)
+
+
 def test_without_the_scaling_the_mean_is_another():
     """Negative control: the bare model on batches, as a driver without N/n would call it."""
     full = bound(no_plate, (X, Y)).log_density(Z)

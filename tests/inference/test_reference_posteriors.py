@@ -372,7 +372,7 @@ def _conjugate_report(draws):
 
 
 CONJUGATE_RUNS = {
-    "nuts": {"num_chains": 2, "num_warmup": 100, "num_samples": 200, "full_mass": True},
+    "nuts": {"num_chains": 2, "num_warmup": 80, "num_samples": 100, "full_mass": True},
     "sghmc": {
         "num_chains": 64,
         "num_warmup": 300,

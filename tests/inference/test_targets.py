@@ -139,6 +139,11 @@ def test_the_likelihood_gets_the_data_in_the_users_structure(kind):
         assert len(seen[-1]["x"]) == 2
 
 
+def test_python_numbers_among_the_parameters_do_not_widen_them():
+    spec = LogDensity(lambda p: -(p["a"] ** 2) - p["b"], params={"a": torch.ones(()), "b": 0.5})
+    assert bound(spec).dtype == torch.float32
+
+
 def test_the_dtype_is_that_of_the_parameters_and_the_data_follow():
     x, flags = np.arange(3.0), np.array([True, False, True])
     for dtype in (torch.float32, torch.float64):
