@@ -199,7 +199,7 @@ def _as_tensor(
             raise TypeError(
                 f"`{name}` must hold numbers or booleans; its dtype is {array.dtype}."
             )
-        value = torch.from_numpy(np.array(array))
+        value = to_tensor(array)
     if not isinstance(value, Tensor):
         return value
     check_finite(name, value)

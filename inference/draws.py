@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inference import export
 from inference._checks import check_integer
+from inference.gradients import map_chains
 from inference.labels import check_labels, plate_axes
 from inference.pyro_model import PyroTarget
 from inference.rng import Stream, scoped_seed, stream_seed
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]
 
 _GROUPS = ("posterior", "sample_stats", "warmup_posterior", "optimization")
-_MAPPINGS = (
-    *("draws", "sample_stats", "attrs", "dims", "coords", "warmup", "optimization", "state"),
-)
+_ARRAYS = ("draws", "sample_stats", "warmup", "optimization")
+_MAPPINGS = (*_ARRAYS, "attrs", "dims", "coords", "state")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,8 @@ class Draws:
         check_labels({n: a.shape[2:] for n, a in self.draws.items()}, self.dims, self.coords)
         for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        for arrays in (self.draws, self.sample_stats, self.warmup, self.optimization):
-            for array in arrays.values():
+        for name in _ARRAYS:
+            for array in getattr(self, name).values():
                 array.flags.writeable = False
 
     @property
@@ -292,12 +292,8 @@ def _evaluate(
     with torch.no_grad(), validation_enabled(False):
         if vectorized:
             try:
-                return torch.func.vmap(function)(values)
+                return map_chains(function, values, chain_method="vectorized")
             except RuntimeError as error:
                 if "vmap" not in str(error) and "batching rule" not in str(error):
                     raise
-        count = len(next(iter(values.values())))
-        results = [function({n: t[i] for n, t in values.items()}) for i in range(count)]
-    if isinstance(results[0], dict):
-        return {name: torch.stack([r[name] for r in results]) for name in results[0]}
-    return torch.stack(results)
+        return map_chains(function, values, chain_method="sequential")

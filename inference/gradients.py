@@ -37,10 +37,7 @@ def log_density_and_gradient(target: Target, chain_method: str) -> LogDensityAnd
     if chain_method == "sequential":
         return lambda positions, batch: _sequential(target, positions, batch)
 
-    vectorized = Recorded(
-        lambda positions, batch: _vectorized(target, positions, batch),
-        lambda positions, batch: _recordable(target, positions, batch),
-    )
+    vectorized = Recorded(lambda positions, batch: _vectorized(target, positions, batch))
 
     def evaluate(positions: Tensor, batch: Leaves | None) -> tuple[Tensor, Tensor]:
         try:
@@ -59,17 +56,22 @@ def log_density_and_gradient(target: Target, chain_method: str) -> LogDensityAnd
     return evaluate
 
 
-def map_chains(function: Callable[..., Any], *arguments: Any, chain_method: str) -> Any:
-    """`function` of each chain's arguments, stacked over the leading axis.
+def map_chains(function: Callable[[Any], Any], argument: Any, *, chain_method: str) -> Any:
+    """`function` of each entry of the leading axis, results stacked over it.
 
     Args:
-        function: of one chain's tensors; returns a tensor or a dict of tensors.
-        arguments: tensors with a leading chain axis.
+        function: of one tensor, or one dict of tensors; returns a tensor or a dict of them.
+        argument: a tensor or a dict of tensors with a leading axis of chains or draws.
         chain_method: as for `log_density_and_gradient`.
     """
     if chain_method == "vectorized":
-        return torch.func.vmap(function)(*arguments)
-    results = [function(*one) for one in zip(*arguments, strict=True)]
+        return torch.func.vmap(function)(argument)
+    if isinstance(argument, dict):
+        count = len(next(iter(argument.values())))
+        entries: Any = ({n: t[i] for n, t in argument.items()} for i in range(count))
+    else:
+        entries = argument
+    results = [function(entry) for entry in entries]
     if isinstance(results[0], dict):
         return {name: torch.stack([r[name] for r in results]) for name in results[0]}
     return torch.stack(results)
@@ -83,34 +85,13 @@ def _vectorized(
         if batch is None:
             values = torch.func.vmap(target.log_density)(leaf)
         else:
-            shared = _is_shared(positions, batch)
+            shared = bool(batch) and batch[0].shape[0] == 1 != positions.shape[0]
             rows = tuple(x[0] for x in batch) if shared else batch
             values = torch.func.vmap(target.log_density, in_dims=(0, None if shared else 0))(
                 leaf, rows
             )
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     return values.detach(), gradient
-
-
-def _recordable(
-    target: Target, positions: Tensor, batch: Leaves | None
-) -> tuple[Tensor, Tensor]:
-    """As `_vectorized`, by function transforms alone."""
-    one_chain = torch.func.grad_and_value(target.log_density)
-    if batch is None:
-        gradients, values = torch.func.vmap(one_chain)(positions)
-    else:
-        shared = _is_shared(positions, batch)
-        rows = tuple(x[0] for x in batch) if shared else batch
-        gradients, values = torch.func.vmap(one_chain, in_dims=(0, None if shared else 0))(
-            positions, rows
-        )
-    return values, gradients
-
-
-def _is_shared(positions: Tensor, batch: Leaves) -> bool:
-    """Whether one minibatch serves all chains."""
-    return bool(batch) and batch[0].shape[0] == 1 != positions.shape[0]
 
 
 def _sequential(

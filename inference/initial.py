@@ -100,7 +100,7 @@ def _given_positions(target: Target, init: Mapping[str, Any], num_chains: int) -
     wanted = set(target.layout.shapes)
     if set(values) != wanted:
         raise ValueError(f"`init` must give {sorted(wanted)}; got {sorted(values)}.")
-    shapes = {n: v.shape for n, v in target.constrain(torch.zeros_like(_zero(target))).items()}
+    shapes = {n: v.shape for n, v in target.constrain(_zero(target)).items()}
     chains: list[Tensor] = []
     for chain in range(num_chains):
         one: dict[str, Tensor] = {}

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from inference import hmc
-from inference._checks import (
-    check_choice,
-    check_options,
-)
+from inference._checks import check_choice, check_options
 from inference.binding import bind
 from inference.draws import Draws
 from inference.driver import Driver

@@ -32,12 +32,11 @@ class Recorded:
     where a model cannot be recorded, the reason is logged and the model itself goes on.
 
     Args:
-        evaluate: `(positions, batch) -> (log densities, gradients)`; what is reproduced.
-        function: the same, in a form that can be recorded.
+        evaluate: `(positions, batch) -> (log densities, gradients)`.
     """
 
-    def __init__(self, evaluate: Evaluate, function: Evaluate) -> None:
-        self._evaluate, self._function = evaluate, function
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
         self._calls: Counter[Any] = Counter()
         self._graphs: dict[Any, Callable[..., tuple[Tensor, Tensor]]] = {}
 
@@ -59,7 +58,7 @@ class Recorded:
         self, key: Any, positions: Tensor, batch: Leaves | None, expected: tuple[Tensor, Tensor]
     ) -> None:
         def flat(positions: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
-            return self._function(positions, None if batch is None else leaves)
+            return self._evaluate(positions, None if batch is None else leaves)
 
         try:
             with torch.no_grad():

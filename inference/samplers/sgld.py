@@ -39,11 +39,14 @@ class SGLD:
 
     step_size: float = 1e-4
     gradient_variance: Tensor | float | None = None
-    resample_every: None = None
     step_exponent: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
+
+    @property
+    def resample_every(self) -> None:
+        """There is no momentum to redraw."""
 
     def init(self, position: Tensor, noise: Tensor, settings: Settings) -> SGLDState:
         """Start at `position`; there is no momentum."""

@@ -134,7 +134,8 @@ def test_other_errors_of_a_model_are_left_alone(method, error):
 def test_map_chains_stacks_tensors_and_dicts(method):
     x = torch.arange(6.0).reshape(3, 2)
     torch.testing.assert_close(map_chains(torch.sum, x, chain_method=method), x.sum(-1))
-    found = map_chains(lambda a, b: {"s": a + b}, x, x, chain_method=method)
+    pair = {"a": x, "b": x}
+    found = map_chains(lambda v: {"s": v["a"] + v["b"]}, pair, chain_method=method)
     torch.testing.assert_close(found, {"s": 2 * x})
 
 
