@@ -125,18 +125,18 @@ class LogDensityTarget(Target):
     def log_density(self, position: Tensor, leaves: Leaves | None = None) -> Tensor:
         """See `Target.log_density`."""
         values, log_jacobian = self._values(position)
-        params = nest_names(values)
-        rows = self.num_data if leaves is None or not leaves else leaves[0].shape[0]
-        if self._spec.log_joint is not None:
-            total = self._joint(params, leaves)
-            if self._spec.scale == "mean":
-                total = total * cast(int, self.num_data)
-            return total + log_jacobian
-        total = cast(Callable[[Any], Tensor], self._spec.log_prior)(params) + log_jacobian
-        if self._spec.log_lik is None:
+        parts = self._parts(nest_names(values), leaves)
+        if "log_density" in parts:
+            scale = self.num_data if self._spec.scale == "mean" else None
+            total = parts["log_density"]
+            return (total if scale is None else scale * total) + log_jacobian
+        total = parts["log_prior"] + log_jacobian
+        if "log_lik" not in parts:
             return total
-        log_lik = self._spec.log_lik(params, self.data.rebuild(leaves)).sum()
-        factor = cast(int, self.num_data) / cast(int, rows)
+        log_lik = parts["log_lik"].sum()
+        factor = cast(int, self.num_data) / (
+            leaves[0].shape[0] if leaves else self.num_data or 1
+        )
         return total + (log_lik if factor == 1 else factor * log_lik)
 
     def constrain(self, position: Tensor) -> Named:
@@ -160,13 +160,8 @@ class LogDensityTarget(Target):
 
     def terms(self, position: Tensor) -> Named:
         """See `Target.terms`."""
-        params = nest_names(self._values(position)[0])
-        if self._spec.log_joint is not None:
-            return {"log_density": self._joint(params, None)}
-        found = {"log_prior": cast(Callable[[Any], Tensor], self._spec.log_prior)(params)}
-        if self._spec.log_lik is not None:
-            found["log_lik"] = self._spec.log_lik(params, self.data.rebuild(None)).sum()
-        return found
+        parts = self._parts(nest_names(self._values(position)[0]), None)
+        return {name: torch.as_tensor(value).sum() for name, value in parts.items()}
 
     def log_likelihood(self, values: Mapping[str, Tensor], data: Any = None) -> Named:
         """See `Target.log_likelihood`."""
@@ -187,36 +182,37 @@ class LogDensityTarget(Target):
                 )
         return values, log_jacobian
 
-    def _joint(self, params: Any, leaves: Leaves | None) -> Tensor:
-        function = cast(Callable[..., Tensor], self._spec.log_joint)
-        if not self._takes_data:
-            return function(params)
-        return function(params, self.data.rebuild(leaves))
+    def _parts(self, params: Any, leaves: Leaves | None) -> dict[str, Any]:
+        """What the user's functions return, by their names."""
+        spec = self._spec
+        rows = self.data.rebuild(leaves)
+        if spec.log_joint is not None:
+            arguments = (params, rows) if self._takes_data else (params,)
+            return {"log_density": spec.log_joint(*arguments)}
+        parts: dict[str, Any] = {}
+        if spec.log_prior is not None:
+            parts["log_prior"] = spec.log_prior(params)
+        if spec.log_lik is not None:
+            parts["log_lik"] = spec.log_lik(params, rows)
+        return parts
 
     def _check_outputs(self) -> None:
         """Evaluate once and refuse outputs of the wrong shape."""
         with torch.no_grad():
             zero = torch.zeros(self.layout.dim, dtype=self.dtype, device=self.device)
-            params = nest_names(self._values(zero)[0])
-            if self._spec.log_joint is not None:
-                named = {"log_density": self._joint(params, None)}
-            else:
-                named = {
-                    "log_prior": cast(Callable[[Any], Tensor], self._spec.log_prior)(params)
-                }
-            for name, value in named.items():
-                if tuple(np.shape(value)) != ():
-                    raise ValueError(
-                        f"`{name}` must return a scalar; got shape {tuple(value.shape)}. "
-                        "Sum over the parameters."
-                    )
-            if self._spec.log_lik is not None:
-                shape = tuple(self._spec.log_lik(params, self.data.rebuild(None)).shape)
-                if shape != (self.num_data,):
-                    raise ValueError(
-                        f"`log_lik` must return one value per row, shape ({self.num_data},); "
-                        f"got {shape}."
-                    )
+            parts = self._parts(nest_names(self._values(zero)[0]), None)
+        for name, value in parts.items():
+            shape = tuple(np.shape(value))
+            if name == "log_lik" and shape != (self.num_data,):
+                raise ValueError(
+                    f"`log_lik` must return one value per row, shape ({self.num_data},); "
+                    f"got {shape}."
+                )
+            if name != "log_lik" and shape != ():
+                raise ValueError(
+                    f"`{name}` must return a scalar; got shape {shape}. "
+                    "Sum over the parameters."
+                )
 
 
 def _parameter(name: str, value: Any) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -213,6 +214,6 @@ def _describe_options(options: Any) -> dict[str, Any]:
     if not hasattr(options, "__dataclass_fields__"):
         return {}
     return {
-        name: value.tolist() if isinstance(value, Tensor) else value
+        name: value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
         for name, value in asdict(options).items()
     }

@@ -104,23 +104,52 @@ def limit_kick(gradient: Tensor, limit: float) -> Tensor:
     return gradient.clamp(min=-limit, max=limit)
 
 
-def noise_std(variance: float, subtract: Tensor | float | None) -> Tensor | float:
-    """Standard deviation of the injected noise, the gradient's own noise taken off.
+def check_gradient_variance(variance: Tensor | float | None) -> None:
+    """Raise `ValueError` unless V̂ is None, or finite and >= 0, a scalar or one axis."""
+    if variance is None:
+        return
+    values = torch.as_tensor(variance)
+    if values.ndim > 1 or not bool((values.isfinite() & (values >= 0)).all()):
+        raise ValueError(
+            "`gradient_variance` must be finite and >= 0, a scalar or one value per "
+            f"coordinate; got {variance!r}."
+        )
+
+
+def kick(variance: float, subtract: Tensor | float | None, noise: Tensor) -> Tensor:
+    """Injected noise, the gradient's own noise taken off its variance.
 
     Args:
         variance: wanted in all, a scalar >= 0.
         subtract: variance that the gradient noise already brings, per coordinate or scalar;
             where it exceeds `variance` nothing is injected.
+        noise: standard normal, shape (chains, dim).
+
+    Raises:
+        ValueError: if `subtract` has a length that is not the number of coordinates.
     """
     if subtract is None:
-        return variance**0.5
-    left = variance - torch.as_tensor(subtract)
-    return left.clamp(min=0.0).sqrt()
+        return variance**0.5 * noise
+    taken = torch.as_tensor(subtract, dtype=noise.dtype, device=noise.device)
+    if taken.ndim and taken.shape != noise.shape[-1:]:
+        raise ValueError(
+            f"`gradient_variance` must be a scalar or have {noise.shape[-1]} entries, one per "
+            f"coordinate; got shape {tuple(taken.shape)}."
+        )
+    return (variance - taken).clamp(min=0.0).sqrt() * noise
+
+
+def uncorrected(variance: Tensor, taken: Tensor | float | None) -> Tensor:
+    """What of the gradient's noise is left once `taken` is accounted for."""
+    if taken is None:
+        return variance
+    return variance - torch.as_tensor(taken, dtype=variance.dtype, device=variance.device)
 
 
 def clip_fraction(variance: float, subtract: Tensor | float | None, like: Tensor) -> Tensor:
     """Share of the last axis of `like` where `subtract` exceeds `variance`."""
     if subtract is None:
         return like.new_zeros(like.shape[:-1])
-    clipped = (torch.as_tensor(subtract) > variance).to(like.dtype)
+    taken = torch.as_tensor(subtract, dtype=like.dtype, device=like.device)
+    clipped = (taken > variance).to(like.dtype)
     return clipped.expand_as(like).mean(-1)

@@ -11,7 +11,15 @@ from torch import Tensor
 from inference._checks import check_choice, check_integer, check_positive
 from inference.data import Leaves
 from inference.gradients import LogDensityAndGradient
-from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, noise_std
+from inference.samplers.base import (
+    Info,
+    Settings,
+    check_gradient_variance,
+    clip_fraction,
+    kick,
+    limit_kick,
+    uncorrected,
+)
 
 INTEGRATORS = ("baoa", "symplectic")
 
@@ -67,6 +75,7 @@ class SGHMC:
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
+        check_gradient_variance(self.gradient_variance)
         check_positive("friction", self.friction)
         check_choice("integrator", self.integrator, INTEGRATORS)
         if self.resample_every is not None:
@@ -93,16 +102,15 @@ class SGHMC:
         value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
         gradient = limit_kick(raw, _KICK_LIMIT / epsilon) if settings.warmup else raw
-        injected, subtract = self._noise(settings)
-        kick = noise_std(injected, subtract) * noise
+        injected = kick(*self._noise(settings), noise)
         momentum = state.momentum
         if self.integrator == "baoa":
             momentum = momentum.add(gradient, alpha=epsilon)
             position = state.position.add(momentum, alpha=epsilon / 2)
-            momentum = kick.add(momentum, alpha=math.exp(-self.friction * epsilon))
+            momentum = injected.add(momentum, alpha=math.exp(-self.friction * epsilon))
             position = position.add(momentum, alpha=epsilon / 2)
         else:
-            momentum = kick.add(momentum, alpha=1 - self.friction * epsilon)
+            momentum = injected.add(momentum, alpha=1 - self.friction * epsilon)
             momentum = momentum.add(gradient, alpha=epsilon)
             position = state.position.add(momentum, alpha=epsilon)
         return SGHMCState(position, momentum), Info(value, raw)
@@ -128,7 +136,7 @@ class SGHMC:
         del state
         decay = self.friction * settings.step_size
         mu = math.exp(-decay) if self.integrator == "baoa" else 1 - decay
-        left = variance - (0.0 if self.gradient_variance is None else self.gradient_variance)
+        left = uncorrected(variance, self.gradient_variance)
         return settings.step_size**2 * left * (1 + mu) / (4 * (1 - mu) * settings.temperature)
 
     def stationary_kinetic_temperature(self, settings: Settings) -> float:

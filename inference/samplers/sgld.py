@@ -10,7 +10,15 @@ from torch import Tensor
 from inference._checks import check_positive
 from inference.data import Leaves
 from inference.gradients import LogDensityAndGradient
-from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, noise_std
+from inference.samplers.base import (
+    Info,
+    Settings,
+    check_gradient_variance,
+    clip_fraction,
+    kick,
+    limit_kick,
+    uncorrected,
+)
 
 _KICK_LIMIT = 2.0
 
@@ -43,6 +51,7 @@ class SGLD:
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
+        check_gradient_variance(self.gradient_variance)
 
     @property
     def resample_every(self) -> None:
@@ -65,9 +74,8 @@ class SGLD:
         value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
         gradient = limit_kick(raw, _KICK_LIMIT / epsilon**0.5) if settings.warmup else raw
-        injected, subtract = self._noise(settings)
         position = state.position.add(gradient, alpha=epsilon)
-        state = SGLDState(position + noise_std(injected, subtract) * noise)
+        state = SGLDState(position + kick(*self._noise(settings), noise))
         return state, Info(value, raw)
 
     def refresh(self, state: SGLDState, noise: Tensor, settings: Settings) -> SGLDState:
@@ -85,7 +93,7 @@ class SGLD:
     ) -> Tensor:
         """ε(V − V̂)/(2T)."""
         del state
-        left = variance - (0.0 if self.gradient_variance is None else self.gradient_variance)
+        left = uncorrected(variance, self.gradient_variance)
         return settings.step_size * left / (2 * settings.temperature)
 
     def stationary_kinetic_temperature(self, settings: Settings) -> None:

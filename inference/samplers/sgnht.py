@@ -11,7 +11,14 @@ from torch import Tensor
 from inference._checks import check_integer, check_positive
 from inference.data import Leaves
 from inference.gradients import LogDensityAndGradient
-from inference.samplers.base import Info, Settings, clip_fraction, limit_kick, noise_std
+from inference.samplers.base import (
+    Info,
+    Settings,
+    check_gradient_variance,
+    clip_fraction,
+    kick,
+    limit_kick,
+)
 
 _KICK_LIMIT = 2.0
 
@@ -51,6 +58,7 @@ class SGNHT:
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
+        check_gradient_variance(self.gradient_variance)
         check_positive("friction", self.friction)
         if self.resample_every is not None:
             check_integer("resample_every", self.resample_every, 1)
@@ -72,8 +80,8 @@ class SGNHT:
         value, raw = evaluate(state.position, batch)
         epsilon = settings.step_size
         gradient = limit_kick(raw, _KICK_LIMIT / epsilon) if settings.warmup else raw
-        kick = noise_std(*self._noise(settings)) * noise
-        momentum = state.momentum.mul(1 - epsilon * state.thermostat) + kick
+        injected = kick(*self._noise(settings), noise)
+        momentum = state.momentum.mul(1 - epsilon * state.thermostat) + injected
         momentum = momentum.add(gradient, alpha=epsilon)
         position = state.position.add(momentum, alpha=epsilon)
         excess = momentum.square().mean(-1, keepdim=True) - settings.temperature
