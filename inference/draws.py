@@ -30,7 +30,7 @@ Arrays = Mapping[str, np.ndarray]
 
 _GROUPS = ("posterior", "sample_stats", "warmup_posterior", "optimization")
 _ARRAYS = ("draws", "sample_stats", "warmup", "optimization")
-_MAPPINGS = (*_ARRAYS, "attrs", "dims", "coords", "state")
+_MAPPINGS = (*_ARRAYS, "attrs", "dims", "coords", "state", "groups", "_group_dims")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,7 @@ class Draws:
         warmup: draws of the warm-up, empty unless they were asked for.
         optimization: traces over optimisation steps, such as the ELBO; variational fits only.
         state: last state of every chain (stochastic-gradient methods), flat and unconstrained.
+        groups: further groups of arrays that a loaded file held, by group and variable.
     """
 
     draws: Arrays
@@ -56,14 +57,22 @@ class Draws:
     warmup: Arrays = field(default_factory=dict[str, np.ndarray])
     optimization: Arrays = field(default_factory=dict[str, np.ndarray])
     state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
+    groups: Mapping[str, Arrays] = field(default_factory=dict[str, Arrays], repr=False)
+    _group_dims: Mapping[str, list[str]] = field(
+        default_factory=dict[str, list[str]], repr=False
+    )
     _target: Target | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_labels({n: a.shape[2:] for n, a in self.draws.items()}, self.dims, self.coords)
         for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        for name in _ARRAYS:
-            for array in getattr(self, name).values():
+        frozen = {
+            group: MappingProxyType(dict(arrays)) for group, arrays in self.groups.items()
+        }
+        object.__setattr__(self, "groups", MappingProxyType(frozen))
+        for arrays in (*(getattr(self, name) for name in _ARRAYS), *self.groups.values()):
+            for array in arrays.values():
                 array.flags.writeable = False
 
     @property
@@ -158,8 +167,8 @@ class Draws:
             groups: further groups of arrays by variable, `(chain, draw, *shape)` but for
                 ArviZ's groups of data.
         """
-        named: dict[str, Arrays] = {"posterior": self.draws}
-        dims = dict(self.dims)
+        named: dict[str, Arrays] = {"posterior": self.draws, **self.groups}
+        dims = {**self._group_dims, **self.dims}
         if self.sample_stats:
             named["sample_stats"] = self.sample_stats
         if self.warmup:
@@ -247,7 +256,10 @@ class Draws:
 
 
 def load(path: str | os.PathLike[str]) -> Draws:
-    """Draws saved by `Draws.save`; predictions work, a model's log-likelihood does not.
+    """Draws saved by `Draws.save`, with every group of the file.
+
+    The model is not in the file: predictions by `Draws.predict` work, a log-likelihood that was
+    not saved cannot be computed.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -256,18 +268,26 @@ def load(path: str | os.PathLike[str]) -> Draws:
     groups, attrs = export.read_netcdf(path)
     dims: dict[str, list[str]] = {}
     coords: dict[str, Any] = {}
-    for name, (_, names, labels) in groups["posterior"].items():
-        if tuple(names[:2]) != export.SAMPLE_DIMS:
-            raise ValueError(
-                f"{name!r} in {os.fspath(path)!r} must have the dimensions (chain, draw) "
-                f"first; it has {names}."
-            )
-        dims[name] = names[2:]
-        coords.update({d: labels[d] for d in names[2:] if d in labels})
-    found = {
-        group: {name: entry[0] for name, entry in groups.get(group, {}).items()}
-        for group in _GROUPS
+    group_dims: dict[str, list[str]] = {}
+    for group, variables in groups.items():
+        leading = export.leading_dims(group)
+        for name, (_, names, labels) in variables.items():
+            axes = names[len(leading) :]
+            if group == "posterior":
+                if tuple(names[:2]) != leading:
+                    raise ValueError(
+                        f"{name!r} in {os.fspath(path)!r} must have the dimensions (chain, "
+                        f"draw) first; it has {names}."
+                    )
+                dims[name] = axes
+            elif group not in _GROUPS:
+                group_dims[name] = axes
+            coords.update({d: labels[d] for d in axes if d in labels and d not in coords})
+    arrays = {
+        group: {name: entry[0] for name, entry in variables.items()}
+        for group, variables in groups.items()
     }
+    found = {group: arrays.pop(group, {}) for group in _GROUPS}
     return Draws(
         draws=found["posterior"],
         sample_stats=found["sample_stats"],
@@ -276,6 +296,8 @@ def load(path: str | os.PathLike[str]) -> Draws:
         coords=coords,
         warmup=found["warmup_posterior"],
         optimization=found["optimization"],
+        groups=arrays,
+        _group_dims=group_dims,
     )
 
 

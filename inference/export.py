@@ -26,6 +26,11 @@ _LEADING: dict[str, tuple[str, ...]] = {
 _JSON_PREFIX = "json:"
 
 
+def leading_dims(group: str) -> tuple[str, ...]:
+    """The dimensions that every variable of a group starts with."""
+    return _LEADING.get(group, SAMPLE_DIMS)
+
+
 def build_datatree(
     groups: Mapping[str, Mapping[str, np.ndarray]],
     *,
@@ -51,7 +56,7 @@ def build_datatree(
     shared = {"created_at": datetime.now(UTC).isoformat(), **_encode(attrs)}
     datasets = {}
     for group, variables in groups.items():
-        leading = _LEADING.get(group, SAMPLE_DIMS)
+        leading = leading_dims(group)
         arrays = {}
         for name, values in variables.items():
             count = values.ndim - len(leading)

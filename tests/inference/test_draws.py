@@ -331,6 +331,22 @@ def test_saving_what_was_loaded_changes_nothing(tmp_path):
     xarray.testing.assert_identical(one, two)
 
 
+def test_further_groups_of_a_file_are_kept(tmp_path):
+    groups = {
+        "log_likelihood": {"y": np.random.default_rng(1).normal(size=(2, 7, 4))},
+        "observed_data": {"y": np.arange(4.0)},
+    }
+    some_draws().save(tmp_path / "one.nc", groups=groups)
+    loaded = inference.load(tmp_path / "one.nc")
+    for group, arrays in groups.items():
+        same(arrays, loaded.groups[group])
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        loaded.groups["observed_data"]["y"] = 1
+    loaded.save(tmp_path / "two.nc")
+    one, two = (xarray.load_datatree(tmp_path / f"{n}.nc") for n in ("one", "two"))
+    xarray.testing.assert_identical(one, two)
+
+
 @pytest.mark.parametrize(
     "value", [np.nan, np.inf, 2**70, -(2**63) - 1, "", [1, [2.5, None]], ()]
 )
