@@ -10,7 +10,9 @@ from inference._version import __version__
 from inference.draws import Draws, load
 from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
 from inference.log_density import LogDensity
+from inference.resuming import resume
 from inference.sampling import sample
+from inference.stopping import Until
 from inference.svi import fit
 
 __distribution__ = "probnet-bayes"
@@ -21,10 +23,12 @@ __all__ = [
     "InferenceWarning",
     "InitError",
     "LogDensity",
+    "Until",
     "__version__",
     "diagnostics",
     "fit",
     "load",
+    "resume",
     "sample",
     "schedules",
 ]

@@ -33,6 +33,7 @@ from inference.schedules import Constant
 
 if TYPE_CHECKING:
     from inference.plan import Plan
+    from inference.request import Request
     from inference.targets import Target
 
 METHODS = ("hmc", "nuts")
@@ -51,32 +52,34 @@ _OPTIONS = {
 _SITE = "position"
 
 
-def check_arguments(
-    method: str,
-    plan: Plan,
-    batch_size: int | None,
-    dtype: torch.dtype | None,
-    options: Mapping[str, Any],
-) -> None:
+def check_arguments(method: str, plan: Plan, request: Request, saving: bool) -> None:
     """Refuse what full-data float64 sampling cannot honour.
 
     Raises:
         TypeError: on an option the method does not take.
-        ValueError: on minibatches, another dtype, a schedule, or temperature 0.
+        ValueError: on minibatches, another dtype, a schedule, temperature 0, a goal or a
+            checkpoint.
     """
+    options = request.options
     check_options(f"method {method!r}", options, _OPTIONS[method], also=vars(plan))
     refused = {
-        "batch_size": batch_size is not None,
+        "batch_size": request.batch_size is not None,
         "schedule": not isinstance(plan.schedule, Constant),
         "share_batches": plan.share_batches,
         "keep_warmup": plan.keep_warmup,
         "chunk_size": plan.chunk_size is not None,
+        "control_variates": plan.control_variates is not None,
+        "until": plan.until is not None,
+        "checkpoint": saving,
+        "compile": request.compile is True,
     }
     for name, given in refused.items():
         if given:
             raise ValueError(f"`{name}` does not apply to method {method!r}; leave it out.")
-    if dtype not in (None, torch.float64):
-        raise ValueError(f"`dtype` must be torch.float64 for method {method!r}; got {dtype}.")
+    if request.dtype not in (None, torch.float64):
+        raise ValueError(
+            f"`dtype` must be torch.float64 for method {method!r}; got {request.dtype}."
+        )
     check_positive("temperature", plan.temperature)
     for name in ("step_size", "trajectory_length"):
         if name in options:
@@ -116,12 +119,12 @@ def run(
     steps = plan.num_warmup + plan.thin * plan.num_samples
     total = plan.num_chains * steps
     with tqdm(total=total, disable=None if plan.progress else True) as bar:
-        for chain in range(plan.num_chains):
-            bar.set_description(f"{method} chain {chain + 1}/{plan.num_chains}")
+        for index, chain in enumerate(plan.chains):
+            bar.set_description(f"{method} chain {index + 1}/{plan.num_chains}")
             try:
                 with scoped_seed(stream_seed(plan.seed, Stream.PYRO, chain)):
                     kernel = kinds[method](potential, dict(options))
-                    chains.append(_run_chain(kernel, target, plan, positions[chain], bar))
+                    chains.append(_run_chain(kernel, target, plan, positions[index], bar))
             except KeyboardInterrupt:
                 interrupted = True
                 if not chains:

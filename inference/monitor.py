@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference import diagnostics
 from inference.errors import AllChainsDivergedError, warn
+from inference.plan import Store
 from inference.samplers import Sampler, Settings
 
 _DECORRELATION_STEPS = 100
 _CLIP_WARNING = 0.01
+_ESS_DRAWS, _ESS_MOST, _ESS_SCALARS = 20, 1000, 8
 _UNSTABLE_RATIO = 1000.0  # above it the step is unstable, and the excess says nothing
 
 
@@ -46,7 +49,8 @@ class Monitor:
         if self.all_alive:
             return new
         pairs = zip(new, old, strict=True)
-        return type(new)(*(torch.where(self.alive[:, None], a, b) for a, b in pairs))
+        held = (a if b is None else torch.where(self.alive[:, None], a, b) for a, b in pairs)
+        return type(new)(*held)
 
     def check_finite(self, values: Tensor, position: Tensor, first_step: int) -> list[int]:
         """Freeze chains with a non-finite value, and say from which step.
@@ -123,6 +127,21 @@ class Monitor:
                 f"the kinetic temperature is {ratio:.2g} of its stationary value over {steps} "
                 "steps: the chains are still too cold and the draws too narrow. Warm up longer."
             )
+
+    def describe(self, draws: Store) -> dict[str, str]:
+        """For the progress bar: ESS of a few scalars, frozen chains, clipped noise."""
+        found: dict[str, str] = {}
+        if draws.filled >= _ESS_DRAWS:
+            values = next(iter(draws.finished(draws.filled).values()))
+            alive = values[self.alive.numpy(force=True)]
+            some = alive.reshape(*alive.shape[:2], -1)[..., :_ESS_SCALARS]
+            some = some[:, :: max(1, some.shape[1] // _ESS_MOST)]
+            found["ess"] = f"{diagnostics.ess(some).min():.0f}"
+        if self.died_at:
+            found["frozen"] = str(len(self.died_at))
+        if self._clipped:
+            found["clipped"] = f"{float(torch.cat(self._clipped).nanmean()):.1%}"
+        return found
 
     def check_clipping(self) -> None:
         """Warn once if the correction exceeded the noise in over 1 % of the coordinates."""

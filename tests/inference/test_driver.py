@@ -149,9 +149,14 @@ class Recorder:
         self.events.append(("init", settings.warmup))
         return SGHMCState(position, noise)
 
-    def step(self, evaluate, state, batch, noise, settings):
+    estimates_noise = False
+
+    def coefficients(self, settings):
+        return settings
+
+    def step(self, evaluate, state, batch, noise, coefficients, *, warmup=False):
         value, gradient = evaluate(state.position, batch)
-        self.events.append(("step", settings.warmup))
+        self.events.append(("step", warmup))
         return state._replace(position=noise), Info(value, gradient)
 
     def refresh(self, state, noise, settings):

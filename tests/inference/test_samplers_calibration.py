@@ -14,7 +14,7 @@ import inference
 from inference import LogDensity
 from inference.binding import bind
 from inference.gradients import log_density_and_gradient
-from inference.samplers import SGHMC, Settings
+from inference.samplers import SGHMC, Settings, take_step
 
 DATA_SETS, PARAMETERS, ROWS = 200, 3, 8
 LEVELS = np.array([0.5, 0.8, 0.9, 0.95])
@@ -227,7 +227,7 @@ def geweke_z(*, jacobian=True, temperature=1.0, rounds=12):
     for step in range(10 * rounds):
         if step % 10 == 0:
             y = observe(state.position, generator)
-        state, _ = sampler.step(evaluate, state, (y,), normal(), settings)
+        state, _ = take_step(sampler, evaluate, state, (y,), normal(), settings)
     successive = moments(state.position, observe(state.position, generator))
     variance = marginal.var(0, ddof=1) + successive.var(0, ddof=1)
     return (successive.mean(0) - marginal.mean(0)) / np.sqrt(variance / PAIRS)

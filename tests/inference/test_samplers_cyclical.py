@@ -155,9 +155,14 @@ class Recorder:
         self.started = settings
         return inference.samplers.sghmc.SGHMCState(0 * position, position)
 
-    def step(self, evaluate, state, batch, noise, settings):
+    estimates_noise = False
+
+    def coefficients(self, settings):
+        return settings
+
+    def step(self, evaluate, state, batch, noise, coefficients, *, warmup=False):
         del evaluate, batch, noise
-        self.steps.append(settings)
+        self.steps.append(coefficients)
         info = inference.samplers.Info(state.position.sum(-1), state.position)
         return state._replace(position=state.position + 1), info
 
