@@ -120,15 +120,14 @@ class PooledCovariance:
 
 
 class TrajectoryLength:
-    """Mean length τ of trajectories, learnt by stochastic gradient ascent.
+    """Mean length of trajectories, learnt by stochastic gradient ascent (ChEES).
 
-    What is maximised is the change estimator of the expected square (ChEES) per unit of length,
-    C(τ)/τ with C = ¼ E[(‖x' - μ‖² - ‖x - μ‖²)²], x' the end of a trajectory of length t uniform
-    in (0, 2τ) that starts at x, μ the mean, and the norm in units of the estimated spread. The
-    slope of log C - log τ in log τ has the sign of E[t ∂c/∂t] - C; Adam follows it. The paper
-    maximises C itself, which is flat in long trajectories: with few chains τ then drifts.
+    What is maximised is the expected square of the change of ‖x - μ‖² over a trajectory, μ the
+    mean and the norm in units of the estimated spread. Adam follows its slope in the logarithm
+    of the length, E[t Δ(x' - μ)ᵀp'], with t the time, Δ the change, x' and p' the end, chains
+    weighted by their acceptance probability.
 
-    Source: Hoffman, Radul & Sountsov (AISTATS 2021), equations 6 to 8.
+    Source: Hoffman, Radul & Sountsov (AISTATS 2021), sections 3 and 4.
 
     Args:
         length: to start from.
@@ -164,9 +163,8 @@ class TrajectoryLength:
         """
         before, after = done.start.position - centre, done.end.position - centre
         change = (metric.whiten(after).square() - metric.whiten(before).square()).sum(-1)
-        growth = (after * done.end.momentum).sum(-1)
         time = done.step_size * done.num_steps
-        slopes = change * (time * growth - change / 4)
+        slopes = time * change * (after * done.end.momentum).sum(-1)
         weights = done.accept_prob
         total = torch.where(weights > 0, weights * slopes, 0.0).sum()
         slope = float(total / weights.sum())
@@ -268,15 +266,12 @@ class Adaptation:
         }
 
     def _renew_metric(self, acceptance: Acceptance) -> None:
-        """Take the window's covariance; a trajectory keeps its number of steps."""
+        """Take the window's covariance as inverse mass matrix."""
         self.metric = Metric(self._positions.estimate())
         self._positions = self._new_covariance()
-        before = self.step_size
-        if self._options.adapt_step_size:
-            before = self._averaging.average
-            self._restart_step_size(before, acceptance)
-        if self._adapts_length:
-            self._length.restart(self._length.current * self.step_size / before)
+        self._restart_step_size(self._averaging.average, acceptance)
+        if self._adapts_length and self._step == min(self._ends):
+            self._length.restart(_QUARTER_PERIOD)
 
     def _restart_step_size(self, step_size: float, acceptance: Acceptance) -> None:
         """Double or halve the step until its acceptance crosses the target, and average anew.
