@@ -11,6 +11,7 @@ Source: Neal (2011), "MCMC using Hamiltonian dynamics"; adaptation as in `infere
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,7 +182,7 @@ class _Random:
     def next(self) -> tuple[Tensor, Tensor]:
         """Standard normals (chains, dim) and uniforms (chains,)."""
         if not self._ready:
-            kind = {"dtype": self._like.dtype, "device": self._like.device}
+            kind: dict[str, Any] = {"dtype": self._like.dtype, "device": self._like.device}
             normals = torch.stack(
                 [
                     torch.randn(self._block, self._dim, generator=g, **kind)

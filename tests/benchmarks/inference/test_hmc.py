@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import inference
+from inference.rng import scoped_seed
 
 DIM = 100
 COVARIANCE = 0.9 ** np.abs(np.subtract.outer(np.arange(DIM), np.arange(DIM)))
@@ -43,7 +44,7 @@ def run_numpyro(num_warmup, num_samples, seed):
         import jax.numpy as jnp
         from numpyro.infer import MCMC, NUTS
 
-    with jax.enable_x64(True), warnings.catch_warnings():
+    with jax.enable_x64(True), warnings.catch_warnings(), scoped_seed(0):  # it seeds NumPy's
         warnings.simplefilter("ignore")
         precision = jnp.asarray(PRECISION)
         kernel = NUTS(potential_fn=lambda x: x @ precision @ x / 2)
@@ -69,7 +70,7 @@ def report(name, draws, seconds, gradients):
         f"{name:28} {seconds:7.2f} CPU-s   min-ESS {size:7.0f}   {size / seconds:8.2f} per "
         f"CPU-s   {1e3 * size / gradients:6.2f} per 1000 gradients"
     )
-    return size / seconds
+    return float(size / seconds)
 
 
 @pytest.mark.benchmark
