@@ -2,7 +2,8 @@
 
 100 dimensions, covariance 0.9^|i−j| (condition number 361), dense precision, float64, one
 thread. The smallest ESS is over coordinates and eigen-directions; warm-up is charged to all,
-compilation to none. Ours are 16 chains at once, the peers' NUTS runs of one chain.
+compilation to none. Ours are 16 chains at once, the peers' NUTS runs of one chain. Pyro's run is short, 150 + 150
+iterations, and its ratio accordingly rough: NumPyro's is the one to go by.
 """
 
 import time
@@ -44,7 +45,7 @@ def run_numpyro(num_warmup, num_samples, seed):
         import jax.numpy as jnp
         from numpyro.infer import MCMC, NUTS
 
-    with jax.enable_x64(True), warnings.catch_warnings(), scoped_seed(0):  # it seeds NumPy's
+    with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         precision = jnp.asarray(PRECISION)
         kernel = NUTS(potential_fn=lambda x: x @ precision @ x / 2)
@@ -75,7 +76,8 @@ def report(name, draws, seconds, gradients):
 
 @pytest.mark.benchmark
 def test_hmc_against_nuts():
-    pytest.importorskip("numpyro")
+    with scoped_seed(0):  # importing it moves NumPy's global generator
+        pytest.importorskip("numpyro")
     print()
     to_pyro, to_numpyro = [], []
     for seed in range(3):
