@@ -2,8 +2,8 @@
 
 100 dimensions, covariance 0.9^|i−j| (condition number 361), dense precision, float64, one
 thread. The smallest ESS is over coordinates and eigen-directions; warm-up is charged to all,
-compilation to none. Ours are 16 chains at once, the peers' NUTS runs of one chain. Pyro's run is short, 150 + 150
-iterations, and its ratio accordingly rough: NumPyro's is the one to go by.
+compilation to none. Ours are 16 chains at once, the peers' NUTS runs of one chain. Pyro's run
+is short, 150 + 150 iterations, and its ratio accordingly rough: NumPyro's is the one to go by.
 """
 
 import time
