@@ -137,3 +137,4 @@ class Run:
     predicted_inflation: dict[str, float] | None = None
     reached: bool | None = None
     compiled: bool = False
+    notes: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference import hmc, schedules
+from inference import full_data, schedules
 from inference._checks import check_choice, check_options
 from inference.compiled import COMPILE
 from inference.plan import Plan
@@ -26,7 +26,7 @@ SAMPLERS: dict[str, type[Any]] = {
     "sgnht": SGNHT,
 }
 CYCLICAL = {"csgld": "sgld", "csghmc": "sghmc"}
-METHODS = (*SAMPLERS, *CYCLICAL, *hmc.METHODS)
+METHODS = (*SAMPLERS, *CYCLICAL, *full_data.METHODS)
 
 _DEFAULT_WARMUP = 1000
 _ADAPTIVE_WARMUP = 3000

@@ -31,6 +31,8 @@ class Stream(IntEnum):
     PREDICTIVE = 5
     GRADIENT_NOISE = 6
     GRADIENT_NOISE_PAIR = 7
+    ACCEPT = 20
+    TRAJECTORY = 21
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:

@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from inference import hmc
+from inference import full_data
 from inference.binding import bind
 from inference.blocks import EagerStepper, Stepper
 from inference.checkpoint import Checkpoint, read_snapshot
@@ -83,11 +83,11 @@ def run(
         entry: the function the user called, for messages.
     """
     plan = request.plan(progress=progress)
-    full = request.sampler_name in hmc.METHODS
+    full = request.sampler_name in full_data.METHODS
     sampler = None if full else request.sampler(entry)
     dtype = request.dtype
     if full:
-        hmc.check_arguments(request.method, plan, request, saving is not None)
+        full_data.check_arguments(request.method, plan, request, saved=saving is not None)
         dtype = torch.float64
     bound = bind(
         target, data, batch_size=request.batch_size, dtype=dtype, device=request.device
@@ -107,7 +107,9 @@ def run(
             )
         elif sampler is None:
             options = dict(request.options)
-            found = hmc.run(request.method, bound, plan, evaluate, positions, options=options)
+            found = full_data.run(
+                request.method, bound, plan, evaluate, positions, options=options
+            )
         else:
             found = run_chains(
                 bound, sampler, plan, positions, request, anchor=anchor, saving=saving
@@ -240,7 +242,7 @@ def _anchor(evaluate: LogDensityAndGradient, positions: Tensor) -> Anchor:
 
 def _describe_run(plan: Plan, found: Run) -> dict[str, Any]:
     """Attributes of a run, JSON-able, with notes on what its diagnostics cannot say."""
-    notes: list[str] = []
+    notes = list(found.notes)
     if isinstance(plan.schedule, Cyclical):
         notes.append("cycles visit separate modes: R-hat over them is no convergence test")
     if plan.share_batches:

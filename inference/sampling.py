@@ -56,8 +56,8 @@ def sample(
         data: what the target takes: an array, a tuple of them, or a dict of them. Floating
             arrays are converted to the target's dtype.
         method: `"sghmc"`, `"sghmc_adaptive"`, `"sgld"`, `"sgnht"`; `"csghmc"` and `"csgld"`
-            run them on a `Cyclical` schedule; `"hmc"` and `"nuts"` are Pyro's, in float64.
-        num_chains: chains, all advanced at once by the stochastic-gradient methods.
+            run them on a `Cyclical` schedule; `"hmc"` and `"nuts"` (Pyro's) run in float64.
+        num_chains: chains, all advanced at once, except by `"nuts"`.
         num_warmup: steps before the first draw can be kept; by default 1000, 3000 for
             `"sghmc_adaptive"`, 0 for cyclical methods.
         num_samples: draws kept per chain, 1000 by default; in all `num_warmup + thin *
