@@ -1,0 +1,321 @@
+"""Simulation-based calibration: is the truth just another draw from its posterior?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from inference import diagnostics
+from inference._checks import check_choice, check_integer, check_options
+from inference.calibration.joint import (
+    Joint,
+    PriorSample,
+    Simulate,
+    joint_model,
+    to_arrays,
+)
+from inference.calibration.replicated import ReplicatedTarget, run
+from inference.calibration.result import Calibration
+from inference.data import Leaves
+from inference.draws import Draws
+from inference.errors import warn
+from inference.gradients import log_density_and_gradient
+from inference.labels import plate_axes
+from inference.log_density import LogDensity
+from inference.plan import Plan
+from inference.rng import Stream, scoped_seed, stream_seed
+from inference.samplers import Sampler
+from inference.sampling import METHODS, SAMPLERS, sample
+from inference.schedules import Constant
+from inference.targets import Named, Target
+
+PosteriorSampler = Callable[[Any, int], Draws | Mapping[str, Any]]
+"""`sampler(data, seed)`: draws for one data set, `Draws` or arrays (draw, *shape) by name."""
+
+Arrays = dict[str, np.ndarray]
+
+_LP = "lp"
+_MIN_CHAIN = 8  # draws in a chain below which its autocorrelation is not estimated
+_GROUP_VALUES = 1 << 22
+
+
+def sbc(
+    target: LogDensity | Callable[..., Any],
+    data: Any = None,
+    *,
+    prior_sample: PriorSample | None = None,
+    simulate: Simulate | None = None,
+    method: str | PosteriorSampler = "sghmc",
+    num_replications: int = 200,
+    num_samples: int = 99,
+    num_chains: int = 1,
+    num_warmup: int = 1000,
+    thin: int = 10,
+    batch_size: int | None = None,
+    temperature: float = 1.0,
+    dtype: torch.dtype | None = None,
+    chain_method: str = "vectorized",
+    seed: int = 0,
+    progress: bool = True,
+    **method_options: Any,
+) -> Calibration:
+    """Rank true parameters among draws from the posteriors of the data that they made.
+
+    For each replication: parameters from the prior, data given them, `num_samples` draws from
+    the posterior. If the sampler is right every rank 0, ..., `num_samples` is equally likely.
+    Beside the parameters the log joint density, `"lp"`, is ranked: it depends on the data, so
+    a sampler that ignores them is caught too.
+
+    The stochastic-gradient methods run on all data sets at once; others one data set after
+    another.
+
+    Source: Talts, Betancourt, Simpson, Vehtari & Gelman (2018); Modrák et al. (Bayesian
+    Analysis, 2023) for quantities that depend on the data.
+
+    Args:
+        target: a Pyro model or a `LogDensity`.
+        data: for a Pyro model: arrays of the right shapes; those observed are replaced by
+            simulated ones, the others (covariates) are used as they are.
+        prior_sample: for a `LogDensity`: `prior_sample(num)` gives parameters from the prior,
+            each with a leading axis of `num`. Its random numbers may come from the global
+            generators of torch and NumPy, which are seeded inside and restored.
+        simulate: for a `LogDensity`: `simulate(params)` gives data for parameters with a
+            leading axis, every array with that axis first.
+        method: as for `inference.sample`, or any sampler as a function of one data set and a
+            seed, which returns `Draws` or a dict of arrays (draw, *shape).
+        num_replications: R, at least 20.
+        num_samples: draws for each data set, all chains together; with 99 ranks fill the bins
+            of the tests evenly. A sampler of your own decides for itself.
+        num_chains: chains for each data set; divides `num_samples`.
+        num_warmup: steps before the first draw.
+        thin: steps per draw; the draws should be nearly independent.
+        batch_size: rows per gradient; None: all rows.
+        temperature: T; anything but 1 is not the posterior, and must fail.
+        dtype: of parameters and data.
+        chain_method: `"sequential"` for models that branch on values.
+        seed: of everything random.
+        progress: show a progress bar on a terminal.
+        method_options: of the method, such as `step_size`.
+
+    Raises:
+        ValueError: on arguments out of range, a model that cannot simulate, or draws that are
+            not finite.
+        TypeError: on an unknown option.
+
+    Warns:
+        InferenceWarning: if the effective sample size is below half of `num_samples`: ranks
+            among dependent draws are not uniform even for an exact sampler.
+    """
+    check_integer("num_replications", num_replications, 20)
+    options: dict[str, Any] = {
+        "num_chains": check_integer("num_chains", num_chains, 1),
+        "num_warmup": num_warmup,
+        "num_samples": check_integer("num_samples", num_samples, 1) // num_chains,
+        "thin": thin,
+        "temperature": temperature,
+        "chain_method": chain_method,
+    }
+    plan = _plan(options, num_replications, seed, progress=progress)
+    if num_samples % num_chains:
+        raise ValueError(
+            f"`num_samples` must be a multiple of `num_chains`, {num_chains}; got "
+            f"{num_samples}."
+        )
+    if isinstance(method, str):
+        check_choice("method", method, METHODS)
+    elif method_options or batch_size is not None or temperature != 1:
+        raise TypeError("options belong to a named `method`; give yours inside the function.")
+    with pyro.validation_enabled(False):
+        with scoped_seed(stream_seed(seed, Stream.PYRO)):
+            joint = joint_model(target, data, prior_sample, simulate, dtype)
+            truth = joint.prior(num_replications)
+            leaves = joint.simulate(truth)
+        if isinstance(method, str) and method in SAMPLERS:
+            sampler = build_sampler(method, method_options)
+            base = joint.bind(batch_size)
+            draws = _together(base, leaves, sampler, plan, num_chains)
+        else:
+            options |= {"method": method, "batch_size": batch_size, "dtype": dtype}
+            own = (
+                _named(target, options | method_options) if isinstance(method, str) else method
+            )
+            draws = _one_by_one(own, joint, leaves, truth, seed, progress=progress)
+        _check_finite(draws)
+        ranked = _with_log_joint(joint.target, truth, draws, leaves, chain_method)
+    attrs = {"method": method if isinstance(method, str) else "callable", "seed": seed}
+    result = _rank(truth, *ranked, dims=_axes(joint.target, truth), attrs=attrs)
+    _check_independence(draws, result.num_samples, thin)
+    return result
+
+
+def build_sampler(method: str, options: Mapping[str, Any]) -> Sampler:
+    """A stochastic-gradient sampler by its name.
+
+    Raises:
+        TypeError: on an option it does not take.
+    """
+    kind = SAMPLERS[method]
+    check_options(f"method {method!r}", options, [f.name for f in fields(kind)])
+    return kind(**options)
+
+
+def _plan(options: Mapping[str, Any], replications: int, seed: int, *, progress: bool) -> Plan:
+    """The plan of a run in which every replication has its chains."""
+    everyone = {**options, "num_chains": options["num_chains"] * replications}
+    return Plan(
+        **everyone,
+        seed=seed,
+        schedule=Constant(),
+        share_batches=False,
+        keep_warmup=False,
+        chunk_size=None,
+        progress=progress,
+    )
+
+
+def _together(
+    base: Target, leaves: Leaves, sampler: Sampler, plan: Plan, num_chains: int
+) -> Arrays:
+    """Draws (replication, chain, draw, *shape), all data sets in one run."""
+    repeated = tuple(x.repeat_interleave(num_chains, 0) for x in leaves)
+    gradient = log_density_and_gradient(base, plan.chain_method)
+    found = run(ReplicatedTarget(base, repeated, gradient), sampler, plan)
+    return {n: a.reshape(-1, num_chains, *a.shape[1:]) for n, a in found.items()}
+
+
+def _named(target: Any, options: Mapping[str, Any]) -> PosteriorSampler:
+    def sampler(data: Any, seed: int) -> Draws:
+        return sample(target, data, seed=seed, progress=False, **options)
+
+    return sampler
+
+
+def _one_by_one(
+    sampler: PosteriorSampler,
+    joint: Joint,
+    leaves: Leaves,
+    truth: Named,
+    seed: int,
+    *,
+    progress: bool,
+) -> Arrays:
+    """Draws (replication, chain, draw, *shape), one data set after another."""
+    found: list[Arrays] = []
+    for i in tqdm(range(len(leaves[0])), disable=None if progress else True):
+        drawn = sampler(joint.structure(tuple(x[i] for x in leaves)), seed + i)
+        arrays = drawn.draws if isinstance(drawn, Draws) else drawn
+        lead = 2 if isinstance(drawn, Draws) else 1
+        one: Arrays = {}
+        for name, value in truth.items():
+            array = np.asarray(arrays[name]) if name in arrays else None
+            if array is None or array.shape[lead:] != value.shape[1:]:
+                raise ValueError(
+                    f"`method` must return draws of {name!r} of shape (draw, "
+                    f"*{tuple(value.shape[1:])}); got "
+                    f"{'nothing' if array is None else array.shape}."
+                )
+            one[name] = array if lead == 2 else array[None]
+        found.append(one)
+    if len({one[n].shape[:2] for one in found for n in one}) > 1:
+        raise ValueError("`method` must return the same number of draws every time.")
+    return {name: np.stack([one[name] for one in found]) for name in truth}
+
+
+def _check_finite(draws: Arrays) -> None:
+    bad = {i for a in draws.values() for i in np.unique(np.nonzero(~np.isfinite(a))[0])}
+    if bad:
+        raise ValueError(
+            f"the draws of {len(bad)} replications are not finite (first: {min(bad)}), so "
+            "nothing can be ranked among them. Reduce `step_size`, or warm up longer."
+        )
+
+
+def _with_log_joint(
+    target: Target, truth: Named, draws: Arrays, leaves: Leaves, chain_method: str
+) -> tuple[Arrays, Arrays]:
+    """Truths (replication, ...) and draws (replication, draw, ...), `lp` among them."""
+    flat = {n: a.reshape(len(a), -1, *a.shape[3:]) for n, a in draws.items()}
+    true = to_arrays(truth)
+    both = {n: torch.cat([v[:, None], torch.as_tensor(flat[n])], 1) for n, v in truth.items()}
+    lp = _log_joint(target, both, leaves, chain_method).numpy(force=True)
+    if _LP in truth or not np.isfinite(lp).all():
+        warn(
+            "the log joint density is not ranked: a parameter has its name, `lp`, or it is "
+            "not finite at some draws, at the edge of their support."
+        )
+        return true, flat
+    return {**true, _LP: lp[:, 0]}, {**flat, _LP: lp[:, 1:]}
+
+
+def _log_joint(target: Target, values: Named, leaves: Leaves, chain_method: str) -> Tensor:
+    """Log joint density (replication, draw) of parameters (replication, draw, *shape)."""
+
+    def one(argument: tuple[Named, Leaves]) -> Tensor:
+        params, rows = argument
+        position = target.unconstrain(params)
+        return target.log_density(position, rows) - target.log_jacobian(position)
+
+    count, length = next(iter(values.values())).shape[:2]
+    with torch.no_grad():
+        if chain_method == "sequential":
+            found = [
+                one(({n: v[i, j] for n, v in values.items()}, tuple(x[i] for x in leaves)))
+                for i in range(count)
+                for j in range(length)
+            ]
+            return torch.stack(found).reshape(count, length)
+        group = max(1, _GROUP_VALUES // (length * sum(x[0].numel() for x in leaves)))
+        draws = torch.func.vmap(one, in_dims=((0, None),))
+        pieces = [
+            torch.func.vmap(draws)(
+                (
+                    {n: v[i : i + group] for n, v in values.items()},
+                    tuple(x[i : i + group] for x in leaves),
+                )
+            )
+            for i in range(0, count, group)
+        ]
+    return torch.cat(pieces)
+
+
+def _rank(
+    prior: Named, truth: Arrays, draws: Arrays, *, dims: dict[str, list[str]], attrs: Any
+) -> Calibration:
+    num_samples = next(iter(draws.values())).shape[1]
+    ranks = {n: (draws[n] < truth[n][:, None]).sum(1) for n in truth}
+    return Calibration(ranks, num_samples, to_arrays(prior), dims=dims, attrs=attrs)
+
+
+def _axes(target: Target, truth: Named) -> dict[str, list[str]]:
+    return {n: plate_axes(target, n, v.ndim - 1, truth) for n, v in truth.items()}
+
+
+def _check_independence(draws: Arrays, num_samples: int, thin: int) -> None:
+    """Warn if the draws of a data set count for less than half their number.
+
+    Standardised within each data set, all chains are estimates of the same autocorrelation.
+    """
+    if next(iter(draws.values())).shape[2] < _MIN_CHAIN:
+        return
+    lowest, slowest = float(num_samples), ""
+    for name, array in draws.items():
+        centred = array - array.mean((1, 2), keepdims=True)
+        spread = array.std((1, 2), keepdims=True)
+        pooled = (centred / np.where(spread > 0, spread, 1)).reshape(-1, *array.shape[2:])
+        found = float(np.min(diagnostics.ess(pooled))) / len(array)
+        if found < lowest:
+            lowest, slowest = found, name
+    if lowest < num_samples / 2:
+        factor = int(np.ceil(num_samples / max(lowest, 1)))
+        warn(
+            f"the {num_samples} draws of {slowest!r} count for {lowest:.0f} independent ones, "
+            "so ranks are not uniform even if the sampler is exact. Raise `thin` to about "
+            f"{thin * factor}."
+        )
