@@ -81,7 +81,7 @@ class Geweke:
 
     def to_datatree(self) -> xarray.DataTree:
         """Group `moments`, with dimension `moment`, as an `xarray.DataTree`."""
-        arrays = {name: column.to_numpy() for name, column in self.summary().items()}
+        arrays = {str(name): column.to_numpy() for name, column in self.summary().items()}
         return export.build_datatree(
             {"moments": arrays},
             coords={"moment": list(self.moments)},

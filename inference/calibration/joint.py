@@ -104,7 +104,7 @@ class _Pyro(Joint):
         bound = bind(model, data, batch_size=None, dtype=dtype, device=None)
         assert isinstance(bound, PyroTarget)
         self._model, self._data, self._dtype = model, data, dtype
-        self.target: PyroTarget = bound
+        self.target = self._pyro = bound
         if bound.batch_size is not None:
             raise ValueError(
                 "the model subsamples its rows itself, so it cannot be given other data sets: "
@@ -115,12 +115,12 @@ class _Pyro(Joint):
 
     def _match_sites(self) -> dict[str, int]:
         """Observed site to the position of its array among the leaves."""
-        observed = self.target.observed_data()
+        observed = self._pyro.observed_data()
         if not observed:
             raise ValueError("the model has no observed site, so it cannot simulate data.")
-        start = torch.zeros(self.target.layout.dim, dtype=self.target.dtype)
-        latent = set(self.target.layout.shapes)
-        factors = set(self.target.terms(start)) - set(observed) - latent
+        start = torch.zeros(self._pyro.layout.dim, dtype=self._pyro.dtype)
+        latent = set(self._pyro.layout.shapes)
+        factors = set(self._pyro.terms(start)) - set(observed) - latent
         if factors:
             raise ValueError(
                 f"{sorted(factors)} are factors: no data can be drawn from them. Write the "
@@ -128,7 +128,7 @@ class _Pyro(Joint):
             )
         found: dict[str, int] = {}
         for name, value in observed.items():
-            same = [i for i, leaf in enumerate(self.target.leaves) if leaf is value]
+            same = [i for i, leaf in enumerate(self._pyro.leaves) if leaf is value]
             if len(same) != 1 or same[0] in found.values():
                 raise ValueError(
                     f"observed site {name!r} must be given one array of `data` unchanged "
@@ -139,12 +139,12 @@ class _Pyro(Joint):
         return found
 
     def prior(self, num: int) -> Named:
-        return _each(lambda _: self.target.prior(), {"": torch.zeros(num)})
+        return _each(lambda _: self._pyro.prior(), {"": torch.zeros(num)})
 
     def simulate(self, values: Named) -> Leaves:
         count = len(next(iter(values.values())))
-        leaves = [x.expand(count, *x.shape) for x in self.target.leaves]
-        for name, drawn in _each(self.target.posterior_predictive, values).items():
+        leaves = [x.expand(count, *x.shape) for x in self._pyro.leaves]
+        for name, drawn in _each(self._pyro.posterior_predictive, values).items():
             place = self._sites[name]
             if drawn.shape != leaves[place].shape:
                 raise ValueError(

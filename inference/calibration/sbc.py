@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from inference import diagnostics
 from inference._checks import check_choice, check_integer, check_options
+from inference.calibration.independence import check_independence
 from inference.calibration.joint import (
     Joint,
     PriorSample,
@@ -42,7 +42,6 @@ PosteriorSampler = Callable[[Any, int], Draws | Mapping[str, Any]]
 Arrays = dict[str, np.ndarray]
 
 _LP = "lp"
-_MIN_CHAIN = 8  # draws in a chain below which its autocorrelation is not estimated
 _GROUP_VALUES = 1 << 22
 
 
@@ -151,7 +150,7 @@ def sbc(
         ranked = _with_log_joint(joint.target, truth, draws, leaves, chain_method)
     attrs = {"method": method if isinstance(method, str) else "callable", "seed": seed}
     result = _rank(truth, *ranked, dims=_axes(joint.target, truth), attrs=attrs)
-    _check_independence(draws, result.num_samples, thin)
+    check_independence(draws, thin)
     return result
 
 
@@ -295,27 +294,3 @@ def _rank(
 
 def _axes(target: Target, truth: Named) -> dict[str, list[str]]:
     return {n: plate_axes(target, n, v.ndim - 1, truth) for n, v in truth.items()}
-
-
-def _check_independence(draws: Arrays, num_samples: int, thin: int) -> None:
-    """Warn if the draws of a data set count for less than half their number.
-
-    Standardised within each data set, all chains are estimates of the same autocorrelation.
-    """
-    if next(iter(draws.values())).shape[2] < _MIN_CHAIN:
-        return
-    lowest, slowest = float(num_samples), ""
-    for name, array in draws.items():
-        centred = array - array.mean((1, 2), keepdims=True)
-        spread = array.std((1, 2), keepdims=True)
-        pooled = (centred / np.where(spread > 0, spread, 1)).reshape(-1, *array.shape[2:])
-        found = float(np.min(diagnostics.ess(pooled))) / len(array)
-        if found < lowest:
-            lowest, slowest = found, name
-    if lowest < num_samples / 2:
-        factor = int(np.ceil(num_samples / max(lowest, 1)))
-        warn(
-            f"the {num_samples} draws of {slowest!r} count for {lowest:.0f} independent ones, "
-            "so ranks are not uniform even if the sampler is exact. Raise `thin` to about "
-            f"{thin * factor}."
-        )
