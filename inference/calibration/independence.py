@@ -30,6 +30,7 @@ def effective_samples(draws: np.ndarray) -> np.ndarray:
     shape = draws.shape[3:]
     flat = draws.reshape(count, chains * length, *shape)
     ranks = flat.argsort(1).argsort(1).reshape(draws.shape)
+    size = length
     if chains == 1:
         size = length // _BATCHES
         if size < _MIN_BATCH:
@@ -37,7 +38,7 @@ def effective_samples(draws: np.ndarray) -> np.ndarray:
         ranks = ranks[:, 0, : size * _BATCHES].reshape(count, _BATCHES, size, *shape)
     of_means = ranks.mean(2).var(1, ddof=1).mean(0)
     of_draws = ranks.var(2).mean((0, 1)) + of_means
-    return chains * length * of_draws / (of_means * ranks.shape[2])
+    return chains * length * of_draws / (of_means * size)
 
 
 def check_independence(draws: Mapping[str, np.ndarray], thin: int) -> None:

@@ -131,15 +131,16 @@ def sbc(
         check_choice("method", method, METHODS)
     elif method_options or batch_size is not None or temperature != 1:
         raise TypeError("options belong to a named `method`; give yours inside the function.")
+    sampler = None
+    if isinstance(method, str) and method in SAMPLERS:
+        sampler = build_sampler(method, method_options)
     with pyro.validation_enabled(False):
         with scoped_seed(stream_seed(seed, Stream.PYRO)):
             joint = joint_model(target, data, prior_sample, simulate, dtype)
             truth = joint.prior(num_replications)
             leaves = joint.simulate(truth)
-        if isinstance(method, str) and method in SAMPLERS:
-            sampler = build_sampler(method, method_options)
-            base = joint.bind(batch_size)
-            draws = _together(base, leaves, sampler, plan, num_chains)
+        if sampler is not None:
+            draws = _together(joint.bind(batch_size), leaves, sampler, plan, num_chains)
         else:
             options |= {"method": method, "batch_size": batch_size, "dtype": dtype}
             own = (
@@ -207,8 +208,9 @@ def _one_by_one(
 ) -> Arrays:
     """Draws (replication, chain, draw, *shape), one data set after another."""
     found: list[Arrays] = []
+    seeds = [stream_seed(seed, Stream.INIT, i) for i in range(len(leaves[0]))]
     for i in tqdm(range(len(leaves[0])), disable=None if progress else True):
-        drawn = sampler(joint.structure(tuple(x[i] for x in leaves)), seed + i)
+        drawn = sampler(joint.structure(tuple(x[i] for x in leaves)), seeds[i])
         arrays = drawn.draws if isinstance(drawn, Draws) else drawn
         lead = 2 if isinstance(drawn, Draws) else 1
         one: Arrays = {}
