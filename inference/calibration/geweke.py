@@ -17,9 +17,10 @@ from torch import Tensor
 from inference import export
 from inference._checks import check_choice, check_integer, check_nonnegative
 from inference.calibration.joint import PriorSample, Simulate, joint_model
+from inference.calibration.methods import build_sampler, check_method
 from inference.calibration.result import FALSE_ALARM
-from inference.calibration.sbc import build_sampler
 from inference.calibration.simulators import Sampling, Simulators, Step
+from inference.gradients import CHAIN_METHODS
 from inference.log_density import LogDensity
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.sampling import SAMPLERS
@@ -156,10 +157,9 @@ def geweke(
     check_integer("num_steps", num_steps, 1)
     check_integer("seed", seed, 0)
     check_nonnegative("temperature", temperature)
-    if isinstance(method, str):
-        check_choice("method", method, SAMPLERS)
-    elif method_options or batch_size is not None or temperature != 1:
-        raise TypeError("options belong to a named `method`; give yours inside the function.")
+    check_choice("chain_method", chain_method, CHAIN_METHODS)
+    options = bool(method_options) or batch_size is not None or temperature != 1
+    check_method(method, SAMPLERS, options=options)
     with pyro.validation_enabled(False), scoped_seed(stream_seed(seed, Stream.PYRO)):
         joint = joint_model(target, data, prior_sample, simulate, dtype)
         simulators = Simulators(joint, num_chains, chain_method)

@@ -10,7 +10,7 @@ import numpy as np
 from inference.errors import warn
 
 _BATCHES = 4  # that a lone chain is cut into
-_MIN_BATCH = 2
+_MIN_BATCH = 3  # fewer could not count for less than half their number
 
 
 def effective_samples(draws: np.ndarray) -> np.ndarray:
@@ -24,7 +24,7 @@ def effective_samples(draws: np.ndarray) -> np.ndarray:
         draws: shape (replication, chain, draw, *shape).
 
     Returns:
-        Shape `shape`; NaN where a lone chain has under eight draws.
+        Shape `shape`; NaN where a lone chain has under twelve draws.
     """
     count, chains, length = draws.shape[:3]
     shape = draws.shape[3:]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from inference._checks import check_finite
 from inference.binding import bind
-from inference.data import Data, Leaves, to_tensor
+from inference.calibration.values import cast, check_drawn, each, read_values
+from inference.data import Data, Leaves
 from inference.log_density import LogDensity
 from inference.pyro_model import PyroTarget
 from inference.targets import Named, Target
-from inference.tree import flatten_names, nest_names
+from inference.tree import nest_names
 
 PriorSample = Callable[[int], Mapping[str, Any]]
 """`prior_sample(num) -> params`, every array with a leading axis of `num` draws."""
@@ -45,6 +43,10 @@ class Joint(ABC):
         """Arrays of one data set for every entry of `values`, leading axis first."""
 
     @abstractmethod
+    def observed(self, leaves: Leaves) -> Named:
+        """What `simulate` drew, by name."""
+
+    @abstractmethod
     def bind(self, batch_size: int | None) -> Target:
         """The target with minibatches."""
 
@@ -57,7 +59,7 @@ class Joint(ABC):
         target = self.target
         zero = torch.zeros(target.layout.dim, dtype=target.dtype)
         shapes = {n: v.shape for n, v in target.constrain(zero).items()}
-        flat = _read("method", params, {n: shapes[n] for n in target.layout.shapes}, num)
+        flat = read_values("method", params, {n: shapes[n] for n in target.layout.shapes}, num)
         return {name: value.to(target.dtype) for name, value in flat.items()}
 
     def structure(self, leaves: Leaves) -> Any:
@@ -75,12 +77,13 @@ def joint_model(
     """The forward model that the arguments of `sbc` and `geweke` describe.
 
     Raises:
-        TypeError: if `target` is neither a Pyro model nor a `LogDensity`.
+        TypeError: if `target` is neither a Pyro model nor a `LogDensity`, or what should be a
+            function is not.
         ValueError: on arguments that do not go together, or a model that cannot simulate.
     """
     if isinstance(target, LogDensity):
+        given = {"prior_sample": prior_sample, "simulate": simulate}
         if prior_sample is None or simulate is None:
-            given = {"prior_sample": prior_sample, "simulate": simulate}
             missing = [name for name, function in given.items() if function is None]
             raise ValueError(
                 "a LogDensity does not say how parameters and data arise: give "
@@ -88,6 +91,9 @@ def joint_model(
             )
         if data is not None:
             raise ValueError("`data` comes from `simulate` for a LogDensity; leave it out.")
+        for name, function in given.items():
+            if not callable(function):
+                raise TypeError(f"`{name}` must be a function; got {type(function).__name__}.")
         return _Functions(target, prior_sample, simulate, dtype)
     if prior_sample is not None or simulate is not None:
         raise ValueError(
@@ -139,20 +145,31 @@ class _Pyro(Joint):
         return found
 
     def prior(self, num: int) -> Named:
-        return _each(lambda _: self._pyro.prior(), {"": torch.zeros(num)})
+        drawn = each(lambda _: self._pyro.prior(), {"": torch.zeros(num)})
+        fixed = [n for n, v in drawn.items() if num > 1 and bool((v == v[:1]).all())]
+        if fixed:
+            raise ValueError(
+                f"the prior of {fixed} cannot be drawn from: it is improper, or a point. Give "
+                "a proper prior."
+            )
+        return {n: check_drawn(f"the prior of {n!r}", v) for n, v in drawn.items()}
 
     def simulate(self, values: Named) -> Leaves:
         count = len(next(iter(values.values())))
         leaves = [x.expand(count, *x.shape) for x in self._pyro.leaves]
-        for name, drawn in _each(self._pyro.posterior_predictive, values).items():
+        for name, drawn in each(self._pyro.posterior_predictive, values).items():
             place = self._sites[name]
             if drawn.shape != leaves[place].shape:
                 raise ValueError(
                     f"site {name!r} draws values of shape {tuple(drawn.shape[1:])}, but is "
                     f"observed with shape {tuple(leaves[place].shape[1:])}. Put it in a plate."
                 )
-            leaves[place] = check_finite(f"simulated {name}", drawn).to(leaves[place].dtype)
+            check_drawn(f"site {name!r}", drawn)
+            leaves[place] = cast(f"site {name!r}", drawn, leaves[place].dtype)
         return tuple(leaves)
+
+    def observed(self, leaves: Leaves) -> Named:
+        return {name: leaves[place] for name, place in self._sites.items()}
 
     def bind(self, batch_size: int | None) -> Target:
         return bind(
@@ -188,8 +205,13 @@ class _Functions(Joint):
                 f"`simulate` must return the same shapes every time; got {shapes}."
             )
         return tuple(
-            x.to(like.dtype) for x, like in zip(leaves, self.target.leaves, strict=True)
+            cast("`simulate`", x, like.dtype)
+            for x, like in zip(leaves, self.target.leaves, strict=True)
         )
+
+    def observed(self, leaves: Leaves) -> Named:
+        keys = zip(self.target.data.tensors, self.target.data.labels, leaves, strict=True)
+        return {key if isinstance(key, str) else label: x for key, label, x in keys}
 
     def bind(self, batch_size: int | None) -> Target:
         return bind(
@@ -198,7 +220,7 @@ class _Functions(Joint):
 
     def _call_prior(self, num: int) -> Named:
         shapes = {name: value.shape for name, value in self._spec.params.items()}
-        drawn = _read("prior_sample", self._prior_sample(num), shapes, num)
+        drawn = read_values("prior_sample", self._prior_sample(num), shapes, num)
         for name, constraint in self._spec.constraints.items():
             if not bool(torch.as_tensor(constraint.check(drawn[name])).all()):
                 raise ValueError(
@@ -208,7 +230,11 @@ class _Functions(Joint):
 
     def _call_simulate(self, values: Named) -> Data:
         num = len(next(iter(values.values())))
-        data = Data(self._simulate(nest_names(values)))
+        returned = self._simulate(nest_names(values))
+        try:
+            data = Data(returned)
+        except ValueError as error:
+            raise ValueError(f"`simulate` returned data of no use: {error}") from error
         shapes = [tuple(x.shape) for x in data.leaves]
         if not shapes or any(shape[:1] != (num,) for shape in shapes):
             raise ValueError(
@@ -216,38 +242,3 @@ class _Functions(Joint):
                 f"{num}; got shapes {shapes}."
             )
         return data
-
-
-def _read(
-    owner: str, params: Mapping[str, Any], shapes: Mapping[str, torch.Size], num: int
-) -> Named:
-    """Flat parameters in order; raise `ValueError` unless each has `num` in front."""
-    given = {name: to_tensor(value) for name, value in flatten_names(params).items()}
-    wanted = {name: (num, *shape) for name, shape in shapes.items()}
-    got = {name: tuple(value.shape) for name, value in given.items()}
-    if got != wanted:
-        raise ValueError(f"`{owner}` must return arrays of shapes {wanted}; got {got}.")
-    return {name: given[name] for name in wanted}
-
-
-def _each(function: Callable[[Any], Named], values: Named) -> Named:
-    """`function`, which draws random numbers, of every entry of the leading axis.
-
-    All at once where torch's samplers can, else one by one.
-    """
-    count = len(next(iter(values.values())))
-    with torch.no_grad():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of slow or resizing kernels
-                return torch.func.vmap(function, randomness="different")(values)
-        except RuntimeError as error:
-            if not any(word in str(error) for word in ("vmap", "functorch", "batching rule")):
-                raise
-        drawn = [function({n: v[i] for n, v in values.items()}) for i in range(count)]
-    return {name: torch.stack([d[name] for d in drawn]) for name in drawn[0]}
-
-
-def to_arrays(values: Named) -> dict[str, np.ndarray]:
-    """NumPy arrays of named tensors."""
-    return {name: value.numpy(force=True) for name, value in values.items()}

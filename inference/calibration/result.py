@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +14,7 @@ import numpy as np
 
 from inference import export
 from inference._checks import check_fraction
+from inference.calibration.independence import effective_samples
 from inference.calibration.uniformity import (
     LEVELS,
     TESTS,
@@ -29,35 +31,49 @@ if TYPE_CHECKING:
 FALSE_ALARM = 0.001
 """Probability that a correct sampler fails a check, all its p-values together."""
 
+_GROUPS = ("ranks", "prior", "posterior", "observed_data")
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Ranks of true parameters among posterior draws, and what they say.
 
     Attributes:
-        ranks: name to integers in 0, ..., `num_samples`, shape (replication, *shape).
-        num_samples: draws among which a truth was ranked.
-        prior: the true parameters, name to (replication, *shape).
+        ranks: name to integers in 0, ..., the number of draws, shape (replication, *shape).
+        prior: the true parameters and their log joint density `lp`, (replication, *shape).
+        posterior: draws of the same, (replication, chain, draw, *shape).
+        observed_data: the simulated data, (replication, *shape).
         dims: name to the names of its axes.
         attrs: method and seed.
     """
 
     ranks: Mapping[str, np.ndarray]
-    num_samples: int
     prior: Mapping[str, np.ndarray]
+    posterior: Mapping[str, np.ndarray]
+    observed_data: Mapping[str, np.ndarray]
     dims: Mapping[str, list[str]] = field(default_factory=dict[str, list[str]])
     attrs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        for name in ("ranks", "prior", "dims", "attrs"):
+        for name in (*_GROUPS, "dims", "attrs"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        for array in (*self.ranks.values(), *self.prior.values()):
+        for array in (a for name in _GROUPS for a in getattr(self, name).values()):
             array.flags.writeable = False
 
     @property
     def num_replications(self) -> int:
         """Number of data sets."""
         return len(next(iter(self.ranks.values())))
+
+    @property
+    def num_samples(self) -> int:
+        """Draws among which a truth was ranked, all chains together."""
+        return math.prod(next(iter(self.posterior.values())).shape[1:3])
+
+    @property
+    def ess(self) -> dict[str, np.ndarray]:
+        """Mean effective sample size of a data set's draws, by name, of shape `shape`."""
+        return {name: effective_samples(draws) for name, draws in self.posterior.items()}
 
     @property
     def p_values(self) -> dict[str, np.ndarray]:
@@ -75,7 +91,13 @@ class Calibration:
 
         Args:
             levels: probabilities of the intervals, each in (0, 1).
+
+        Raises:
+            TypeError: if `levels` is no list, or an empty one.
+            ValueError: if a level is outside (0, 1).
         """
+        if not isinstance(levels, Sequence) or not levels:
+            raise TypeError(f"`levels` must be a list of probabilities; got {levels!r}.")
         for level in levels:
             check_fraction("levels", level, closed=False)
         return {n: central_coverage(r, self.num_samples, levels) for n, r in self.ranks.items()}
@@ -89,34 +111,52 @@ class Calibration:
         }
 
     def summary(self) -> pd.DataFrame:
-        """One row a scalar: p-values and coverage."""
+        """One row a scalar: p-values, coverage and effective sample size."""
         import pandas
 
-        p_values, coverage = self.p_values, self.coverage()
+        p_values, coverage, ess = self.p_values, self.coverage(), self.ess
         rows = {
             label(name, index): [
                 *p_values[name][:, *index],
                 *coverage[name][:, *index],
+                ess[name][index],
             ]
             for name, ranks in self.ranks.items()
             for index in np.ndindex(ranks.shape[1:])
         }
-        columns = [*(f"p_{test}" for test in TESTS), *(f"coverage_{p:g}" for p in LEVELS)]
+        levels = [f"coverage_{p:g}" for p in LEVELS]
+        columns = [*(f"p_{test}" for test in TESTS), *levels, "ess"]
         return pandas.DataFrame.from_dict(rows, orient="index", columns=columns)
 
     def to_datatree(self) -> xarray.DataTree:
-        """Groups `ranks`, `p_values`, `coverage` and `prior` as an `xarray.DataTree`."""
-        return export.build_datatree(
+        """An `xarray.DataTree` of what was drawn and what was found.
+
+        Groups `posterior` (chain, draw, replication, *shape), `prior` (chain, draw, *shape)
+        with a draw for each replication, `observed_data` (replication, *shape), `ranks`,
+        `p_values` and `coverage`.
+        """
+        attrs = {**self.attrs, "num_samples": self.num_samples, "passed": self.passed}
+        posterior = {n: np.moveaxis(a, 0, 2) for n, a in self.posterior.items()}
+        axes = {n: ["replication", *self.dims.get(n, [])] for n in self.posterior}
+        data = {n: ["replication"] for n in self.observed_data}
+        tree = export.build_datatree(
+            {"posterior": posterior, "observed_data": self.observed_data},
+            coords={},
+            dims={**data, **axes},
+            attrs=attrs,
+        )
+        found = export.build_datatree(
             {
+                "prior": {name: values[None] for name, values in self.prior.items()},
                 "ranks": self.ranks,
                 "p_values": self.p_values,
                 "coverage": self.coverage(),
-                "prior": {name: values[None] for name, values in self.prior.items()},
             },
             coords={"test": list(TESTS), "level": list(LEVELS)},
             dims=self.dims,
-            attrs={**self.attrs, "num_samples": self.num_samples, "passed": self.passed},
+            attrs=attrs,
         )
+        return tree.assign(found.children)
 
     def to_arviz(self) -> Any:
         """What the installed ArviZ reads: `InferenceData` (0.x) or a DataTree (1.x)."""

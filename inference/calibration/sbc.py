@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from inference._checks import check_choice, check_integer, check_options
+from inference._checks import check_integer
 from inference.calibration.independence import check_independence
 from inference.calibration.joint import (
     Joint,
     PriorSample,
     Simulate,
     joint_model,
-    to_arrays,
 )
+from inference.calibration.log_joint import Arrays, with_log_joint
+from inference.calibration.methods import build_sampler, check_method
 from inference.calibration.replicated import ReplicatedTarget, run
 from inference.calibration.result import Calibration
+from inference.calibration.values import to_arrays
 from inference.data import Leaves
 from inference.draws import Draws
-from inference.errors import warn
 from inference.gradients import log_density_and_gradient
 from inference.labels import plate_axes
 from inference.log_density import LogDensity
@@ -38,11 +37,6 @@ from inference.targets import Named, Target
 
 PosteriorSampler = Callable[[Any, int], Draws | Mapping[str, Any]]
 """`sampler(data, seed)`: draws for one data set, `Draws` or arrays (draw, *shape) by name."""
-
-Arrays = dict[str, np.ndarray]
-
-_LP = "lp"
-_GROUP_VALUES = 1 << 22
 
 
 def sbc(
@@ -127,10 +121,8 @@ def sbc(
             f"`num_samples` must be a multiple of `num_chains`, {num_chains}; got "
             f"{num_samples}."
         )
-    if isinstance(method, str):
-        check_choice("method", method, METHODS)
-    elif method_options or batch_size is not None or temperature != 1:
-        raise TypeError("options belong to a named `method`; give yours inside the function.")
+    given = bool(method_options) or batch_size is not None or temperature != 1
+    check_method(method, METHODS, options=given)
     sampler = None
     if isinstance(method, str) and method in SAMPLERS:
         sampler = build_sampler(method, method_options)
@@ -148,22 +140,18 @@ def sbc(
             )
             draws = _one_by_one(own, joint, leaves, truth, seed, progress=progress)
         _check_finite(draws)
-        ranked = _with_log_joint(joint.target, truth, draws, leaves, chain_method)
-    attrs = {"method": method if isinstance(method, str) else "callable", "seed": seed}
-    result = _rank(truth, *ranked, dims=_axes(joint.target, truth), attrs=attrs)
+        prior, draws = with_log_joint(
+            joint.target, to_arrays(truth), draws, leaves, chain_method
+        )
     check_independence(draws, thin)
-    return result
-
-
-def build_sampler(method: str, options: Mapping[str, Any]) -> Sampler:
-    """A stochastic-gradient sampler by its name.
-
-    Raises:
-        TypeError: on an option it does not take.
-    """
-    kind = SAMPLERS[method]
-    check_options(f"method {method!r}", options, [f.name for f in fields(kind)])
-    return kind(**options)
+    return Calibration(
+        ranks={n: (draws[n] < v[:, None, None]).sum((1, 2)) for n, v in prior.items()},
+        prior=prior,
+        posterior=draws,
+        observed_data=to_arrays(joint.observed(leaves)),
+        dims=_axes(joint.target, truth),
+        attrs={"method": method if isinstance(method, str) else "callable", "seed": seed},
+    )
 
 
 def _plan(options: Mapping[str, Any], replications: int, seed: int, *, progress: bool) -> Plan:
@@ -236,62 +224,6 @@ def _check_finite(draws: Arrays) -> None:
             f"the draws of {len(bad)} replications are not finite (first: {min(bad)}), so "
             "nothing can be ranked among them. Reduce `step_size`, or warm up longer."
         )
-
-
-def _with_log_joint(
-    target: Target, truth: Named, draws: Arrays, leaves: Leaves, chain_method: str
-) -> tuple[Arrays, Arrays]:
-    """Truths (replication, ...) and draws (replication, draw, ...), `lp` among them."""
-    flat = {n: a.reshape(len(a), -1, *a.shape[3:]) for n, a in draws.items()}
-    true = to_arrays(truth)
-    both = {n: torch.cat([v[:, None], torch.as_tensor(flat[n])], 1) for n, v in truth.items()}
-    lp = _log_joint(target, both, leaves, chain_method).numpy(force=True)
-    if _LP in truth or not np.isfinite(lp).all():
-        warn(
-            "the log joint density is not ranked: a parameter has its name, `lp`, or it is "
-            "not finite at some draws, at the edge of their support."
-        )
-        return true, flat
-    return {**true, _LP: lp[:, 0]}, {**flat, _LP: lp[:, 1:]}
-
-
-def _log_joint(target: Target, values: Named, leaves: Leaves, chain_method: str) -> Tensor:
-    """Log joint density (replication, draw) of parameters (replication, draw, *shape)."""
-
-    def one(argument: tuple[Named, Leaves]) -> Tensor:
-        params, rows = argument
-        position = target.unconstrain(params)
-        return target.log_density(position, rows) - target.log_jacobian(position)
-
-    count, length = next(iter(values.values())).shape[:2]
-    with torch.no_grad():
-        if chain_method == "sequential":
-            found = [
-                one(({n: v[i, j] for n, v in values.items()}, tuple(x[i] for x in leaves)))
-                for i in range(count)
-                for j in range(length)
-            ]
-            return torch.stack(found).reshape(count, length)
-        group = max(1, _GROUP_VALUES // (length * sum(x[0].numel() for x in leaves)))
-        draws = torch.func.vmap(one, in_dims=((0, None),))
-        pieces = [
-            torch.func.vmap(draws)(
-                (
-                    {n: v[i : i + group] for n, v in values.items()},
-                    tuple(x[i : i + group] for x in leaves),
-                )
-            )
-            for i in range(0, count, group)
-        ]
-    return torch.cat(pieces)
-
-
-def _rank(
-    prior: Named, truth: Arrays, draws: Arrays, *, dims: dict[str, list[str]], attrs: Any
-) -> Calibration:
-    num_samples = next(iter(draws.values())).shape[1]
-    ranks = {n: (draws[n] < truth[n][:, None]).sum(1) for n in truth}
-    return Calibration(ranks, num_samples, to_arrays(prior), dims=dims, attrs=attrs)
 
 
 def _axes(target: Target, truth: Named) -> dict[str, list[str]]:

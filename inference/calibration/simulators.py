@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from inference._checks import check_finite
 from inference.calibration.joint import Joint
 from inference.calibration.replicated import ReplicatedTarget
 from inference.data import BatchStream, Leaves, take_rows
@@ -38,6 +37,8 @@ class Simulators:
         leaves = joint.simulate(values)
         self._start = self.unconstrain(values)
         self._varying = [i for i, x in enumerate(leaves) if bool((x != x[:1]).any())]
+        if not self._varying:
+            raise ValueError("the simulated data are the same whatever the parameters.")
         scalars = [
             f"{name}[{i}]" if shape.numel() > 1 else name
             for name, shape in joint.target.layout.shapes.items()
@@ -74,7 +75,7 @@ class Simulators:
         position, total = self._start, torch.zeros(self._num_chains, len(self.names)).double()
         for _ in tqdm(range(num_samples), disable=None if progress else True):
             leaves = self._joint.simulate(self.constrain(position))
-            position = check_finite("position after a transition", step(position, leaves))
+            position = _check_finite(step(position, leaves))
             total += self._moments(position, leaves)
         return total / num_samples
 
@@ -96,6 +97,16 @@ class Simulators:
         first = torch.cat([positions.double(), means], dim=1)
         products = positions.double()[:, :, None] * means[:, None]
         return torch.cat([first, first.square(), products.flatten(1)], dim=1)
+
+
+def _check_finite(positions: Tensor) -> Tensor:
+    bad = int((~positions.isfinite().all(-1)).sum())
+    if bad:
+        raise ValueError(
+            f"the transition took {bad} of {len(positions)} chains to values that are not "
+            "finite. Reduce `step_size`."
+        )
+    return positions
 
 
 class Sampling:
