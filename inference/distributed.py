@@ -1,0 +1,176 @@
+"""Groups of chains as tasks of an executor, on this machine or others."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from inference import full_data
+from inference.binding import bind
+from inference.gradients import log_density_and_gradient
+from inference.plan import Plan, Run
+from inference.request import Request
+
+if TYPE_CHECKING:
+    from inference.running import Saving
+
+_GROUPS = 8  # a constant: the draws must not depend on how many workers there are
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker needs to run a group of chains."""
+
+    target: Any
+    data: Any
+    request: Request
+    plan: Plan
+    positions: np.ndarray
+    anchor: np.ndarray | None
+    saving: Saving | None
+
+
+def run_groups(
+    executor: Executor,
+    model: tuple[Any, Any],
+    request: Request,
+    plan: Plan,
+    positions: Tensor,
+    anchor: Tensor | None,
+    *,
+    saving: Saving | None,
+) -> Run:
+    """Run groups of chains as tasks, and put their draws together.
+
+    A task that is run again, because its worker was lost, goes on from its own checkpoint.
+
+    Args:
+        executor: any `concurrent.futures.Executor` whose tasks may hold the target.
+        model: the target and its data, as the user gave them.
+        request: what to do.
+        plan: of all chains.
+        positions: starting points (chains, dim).
+        anchor: of the control variates, shape (dim,).
+        saving: where to save; every group has a directory of its own in it.
+
+    Raises:
+        TypeError: if `executor` has no `submit`.
+    """
+    if not hasattr(executor, "submit"):
+        raise TypeError(
+            "`executor` must be a concurrent.futures.Executor, such as Dask's "
+            f"client.get_executor(); got {type(executor).__name__}."
+        )
+    if saving is not None:
+        _claim(saving, request)
+    pooled = request.method == "hmc"  # its chains adapt together
+    count = 1 if pooled else min(_GROUPS, plan.num_chains)
+    bounds = np.linspace(0, plan.num_chains, count + 1, dtype=int).tolist()
+    futures = [
+        executor.submit(
+            _run_task,
+            _Task(
+                *model,
+                request,
+                replace(plan, num_chains=stop - start, first_chain=start, progress=False),
+                positions[start:stop].numpy(force=True),
+                None if anchor is None else anchor.numpy(force=True),
+                _own(saving, start),
+            ),
+        )
+        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    return _together([future.result() for future in futures], bounds)
+
+
+def _run_task(task: _Task) -> Run:
+    """What a worker does."""
+    from inference.running import run_chains
+
+    request, plan = task.request, task.plan
+    full = request.sampler_name in full_data.METHODS
+    dtype = torch.float64 if full else request.dtype
+    target = bind(
+        task.target,
+        task.data,
+        batch_size=request.batch_size,
+        dtype=dtype,
+        device=request.device,
+    )
+    positions = torch.from_numpy(np.array(task.positions)).to(target.device)
+    with pyro.validation_enabled(False):
+        if full:
+            evaluate = log_density_and_gradient(target, plan.chain_method)
+            options = dict(request.options)
+            return full_data.run(
+                request.method, target, plan, evaluate, positions, options=options
+            )
+        anchor = None if task.anchor is None else torch.from_numpy(np.array(task.anchor))
+        return run_chains(
+            target,
+            request.sampler(run_groups),
+            plan,
+            positions,
+            request,
+            anchor=anchor if anchor is None else anchor.to(target.device),
+            saving=task.saving,
+        )
+
+
+def _claim(saving: Saving, request: Request) -> None:
+    """Raise unless the run is new, or goes on with one of groups."""
+    taken = any(saving.path.glob("chains-*"))
+    if taken and not saving.go_on:
+        raise FileExistsError(
+            f"`checkpoint` {str(saving.path)!r} holds a run already. Go on with it by calling "
+            "inference.sample with the same arguments after removing it, or choose another."
+        )
+    del request
+
+
+def _own(saving: Saving | None, start: int) -> Saving | None:
+    """A group's own directory, which it continues if it was there before."""
+    if saving is None:
+        return None
+    return replace(saving, path=saving.path / f"chains-{start:04d}", go_on=True)
+
+
+def _together(runs: list[Run], bounds: list[int]) -> Run:
+    """One run of all chains."""
+    count = min(next(iter(run.draws.values())).shape[1] for run in runs)
+
+    def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {n: np.concatenate([p[n][:, :count] for p in parts]) for n in parts[0]}
+
+    sizes = np.diff(bounds)
+    inflations = [run.predicted_inflation for run in runs]
+    inflation = None
+    if all(found is not None for found in inflations):
+        inflation = {
+            name: float(np.average([f[name] for f in inflations if f], weights=sizes))
+            for name in inflations[0] or {}
+        }
+    return Run(
+        draws=joined([run.draws for run in runs]),
+        sample_stats=joined([run.sample_stats for run in runs]),
+        warmup=joined([run.warmup for run in runs]) if runs[0].warmup else {},
+        state={n: torch.cat([run.state[n] for run in runs]) for n in runs[0].state}
+        if len(runs) > 1
+        else runs[0].state,
+        interrupted=any(run.interrupted for run in runs),
+        died_at={
+            start + chain: step
+            for start, run in zip(bounds[:-1], runs, strict=True)
+            for chain, step in run.died_at.items()
+        },
+        predicted_inflation=inflation,
+        reached=None if runs[0].reached is None else all(run.reached for run in runs),
+        compiled=any(run.compiled for run in runs),
+        notes=runs[0].notes,
+    )
