@@ -96,7 +96,7 @@ class Calibration:
             TypeError: if `levels` is no list, or an empty one.
             ValueError: if a level is outside (0, 1).
         """
-        if not isinstance(levels, Sequence) or not levels:
+        if np.ndim(levels) != 1 or not len(levels):
             raise TypeError(f"`levels` must be a list of probabilities; got {levels!r}.")
         for level in levels:
             check_fraction("levels", level, closed=False)
