@@ -36,7 +36,7 @@ def uniformity_p_values(ranks: np.ndarray, num_samples: int) -> np.ndarray:
     bins = max(2, min(_BINS, points, count // _MIN_EXPECTED))
     edges = -(-np.arange(bins) * points // bins)
     observed = np.add.reduceat(frequency, edges, axis=1)
-    expected = np.diff([*edges, points]) * count / points
+    expected = np.diff(np.append(edges, points)) * count / points
     grid = np.arange(1, points + 1) / points
     distance = np.abs(np.cumsum(frequency, axis=1) / count - grid).max(1)
     chi2 = stats.chisquare(observed, expected[None], axis=1).pvalue
@@ -44,7 +44,7 @@ def uniformity_p_values(ranks: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def central_coverage(
-    ranks: np.ndarray, num_samples: int, levels: Sequence[float]
+    ranks: np.ndarray, num_samples: int, levels: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """Share of truths inside central intervals, shape (level, *shape).
 
