@@ -86,7 +86,7 @@ class Calibration:
         found = np.concatenate([p.ravel() for p in self.p_values.values()])
         return bool(found.min() > FALSE_ALARM / found.size)
 
-    def coverage(self, levels: Sequence[float] = LEVELS) -> dict[str, np.ndarray]:
+    def coverage(self, levels: Sequence[float] | np.ndarray = LEVELS) -> dict[str, np.ndarray]:
         """Share of truths in central posterior intervals, by name, shape (level, *shape).
 
         Args:
@@ -96,13 +96,15 @@ class Calibration:
             TypeError: if `levels` is no list, or an empty one.
             ValueError: if a level is outside (0, 1).
         """
-        if not isinstance(levels, Sequence) or not levels:
+        if np.ndim(levels) != 1 or not len(levels):
             raise TypeError(f"`levels` must be a list of probabilities; got {levels!r}.")
         for level in levels:
             check_fraction("levels", level, closed=False)
         return {n: central_coverage(r, self.num_samples, levels) for n, r in self.ranks.items()}
 
-    def coverage_z(self, levels: Sequence[float] = LEVELS) -> dict[str, np.ndarray]:
+    def coverage_z(
+        self, levels: Sequence[float] | np.ndarray = LEVELS
+    ) -> dict[str, np.ndarray]:
         """Excess of the coverage over p in units of √(p(1−p)/R); beyond ±3 is too far."""
         p = np.array(levels, dtype=float)
         error = np.sqrt(p * (1 - p) / self.num_replications)

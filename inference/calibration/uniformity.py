@@ -28,26 +28,23 @@ def uniformity_p_values(ranks: np.ndarray, num_samples: int) -> np.ndarray:
         ranks: integers in 0, ..., num_samples, shape (replication, *shape).
         num_samples: number of draws among which the truth was ranked.
     """
-    count, shape = len(ranks), ranks.shape[1:]
+    count, shape, points = len(ranks), ranks.shape[1:], num_samples + 1
     columns = ranks.reshape(count, -1)
-    bins = max(2, min(_BINS, num_samples + 1, count // _MIN_EXPECTED))
-    bin_of = np.arange(num_samples + 1) * bins // (num_samples + 1)
-    expected = np.bincount(bin_of, minlength=bins) * count / (num_samples + 1)
-    grid = np.arange(1, num_samples + 2) / (num_samples + 1)
-    found = np.empty((len(TESTS), columns.shape[1]))
-    for column in range(columns.shape[1]):
-        frequency = np.bincount(columns[:, column], minlength=num_samples + 1)
-        observed = np.bincount(bin_of, weights=frequency, minlength=bins)
-        distance = np.abs(np.cumsum(frequency) / count - grid).max()
-        found[:, column] = (
-            stats.chisquare(observed, expected).pvalue,
-            stats.kstwo.sf(distance, count),
-        )
-    return found.reshape(len(TESTS), *shape)
+    width = columns.shape[1]
+    own = columns + points * np.arange(width)
+    frequency = np.bincount(own.ravel(), minlength=points * width).reshape(width, points)
+    bins = max(2, min(_BINS, points, count // _MIN_EXPECTED))
+    edges = -(-np.arange(bins) * points // bins)
+    observed = np.add.reduceat(frequency, edges, axis=1)
+    expected = np.diff(np.append(edges, points)) * count / points
+    grid = np.arange(1, points + 1) / points
+    distance = np.abs(np.cumsum(frequency, axis=1) / count - grid).max(1)
+    chi2 = stats.chisquare(observed, expected[None], axis=1).pvalue
+    return np.stack([chi2, stats.kstwo.sf(distance, count)]).reshape(len(TESTS), *shape)
 
 
 def central_coverage(
-    ranks: np.ndarray, num_samples: int, levels: Sequence[float]
+    ranks: np.ndarray, num_samples: int, levels: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """Share of truths inside central intervals, shape (level, *shape).
 

@@ -116,8 +116,13 @@ def test_sbc_passes_a_conjugate_normal():
     assert all(np.abs(z).max() < 3 for z in found.coverage_z().values())
 
 
-def test_sbc_passes_a_positive_scale():
-    assert sbc(scale_model, torch.zeros(ROWS).double(), **SHORT, **SCALE_RUN).passed
+@pytest.fixture(scope="module")
+def scales():
+    return sbc(scale_model, torch.zeros(ROWS).double(), **SHORT, **SCALE_RUN)
+
+
+def test_sbc_passes_a_positive_scale(scales):
+    assert scales.passed
 
 
 def test_sbc_passes_a_logistic_regression():
@@ -126,6 +131,7 @@ def test_sbc_passes_a_logistic_regression():
 
 def test_sbc_passes_minibatches():
     run = {"batch_size": 20, "step_size": 0.03, "friction": 14.0, "thin": 15}
+    run["num_replications"] = 100
     assert sbc(mean_density(scaled=True), **MEAN, **SHORT, **run).passed
 
 
@@ -142,6 +148,7 @@ def test_sbc_catches_a_missing_jacobian():
 
 def test_sbc_catches_a_missing_scaling_of_minibatches():
     run = {"batch_size": 10, "step_size": 0.1, "friction": 5.0, "thin": 15}
+    run["num_replications"] = 100
     found = sbc(mean_density(scaled=False), **MEAN, **SHORT, **run)
     assert smallest(found) < CAUGHT
 
@@ -173,8 +180,8 @@ def test_only_the_log_density_catches_a_sampler_that_ignores_its_data():
 def test_sbc_runs_other_methods_data_set_by_data_set():
     """A handful, and short: the path works."""
     few = {"num_replications": 20, "progress": False, "thin": 1, "chain_method": "sequential"}
-    found = sbc(*NORMAL, method="nuts", num_samples=7, num_warmup=10, **few)
-    assert found.num_samples == 7
+    found = sbc(*NORMAL, method="nuts", num_samples=3, num_warmup=5, **few)
+    assert found.num_samples == 3
 
 
 def test_sbc_takes_draws_of_several_chains():
@@ -248,8 +255,26 @@ def test_export_has_named_dimensions():
     assert tree["p_values"]["w"].sel(test="ks").shape == (2,)
     assert tree["coverage"]["lp"].dims == ("level",)
     assert tree["prior"]["w"].dims == ("chain", "draw", "w_dim_0")
+    assert tree["posterior"]["w"].dims == ("chain", "draw", "replication", "w_dim_0")
+    assert tree["observed_data"]["y"].dims == ("replication", "y_dim_1")
+    truth, draws = tree["prior"]["w"][0].to_numpy(), tree["posterior"]["w"].to_numpy()
+    assert ((draws < truth).sum((0, 1)) == found.ranks["w"]).all()
+    assert tree["posterior"]["lp"].dims == ("chain", "draw", "replication")
     assert (found.to_arviz().ranks["w"].to_numpy() == found.ranks["w"]).all()
     assert list(found.summary().index) == ["w[0]", "w[1]", "lp"]
+    assert found.summary()["ess"].to_numpy() == pytest.approx(99, rel=0.25)
+
+
+def test_log_joint_density_is_that_of_parameters_and_data(scales):
+    """log p(w, y), no Jacobian, of every truth and every draw."""
+    y, both = torch.tensor(scales.observed_data["y"]), (scales.prior, scales.posterior)
+    for values, data in zip(both, (y, y[:, None, None]), strict=True):
+        mean, variance = (torch.tensor(values[n]) for n in ("mean", "variance"))
+        sd = variance.sqrt()
+        expected = dist.InverseGamma(torch.tensor(SHAPE).double(), RATE).log_prob(variance)
+        expected += dist.Normal(0.0, sd).log_prob(mean)
+        expected += dist.Normal(mean[..., None], sd[..., None]).log_prob(data).sum(-1)
+        np.testing.assert_allclose(values["lp"], expected.numpy(), rtol=1e-9)
 
 
 def test_plot_draws_every_scalar_inside_the_bands():
@@ -339,6 +364,19 @@ def subsampling_model(y):
         pyro.sample("y", dist.Normal(m, 1.0), obs=y[rows])
 
 
+def improper_model(y):
+    m = pyro.sample("m", dist.ImproperUniform(constraints.real, (), ()))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+
+def mean_model(y):
+    m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+
+NAN = torch.tensor(torch.nan)
 BAD = [
     (scale_density(), {}, "`prior_sample` and `simulate`"),
     (scale_density(), {**SCALE, "data": torch.zeros(3)}, "`data` comes from `simulate`"),
@@ -356,6 +394,23 @@ BAD = [
     (factor_model, {"data": torch.zeros(4)}, "penalty.*factors"),
     (changed_model, {"data": torch.zeros(4)}, "unchanged"),
     (subsampling_model, {"data": torch.zeros(4)}, "subsamples its rows itself"),
+    (improper_model, {"data": torch.zeros(4)}, r"prior of \['m'\] .* improper"),
+    (mean_model, {"data": torch.zeros(4).long()}, "site 'y' draws real numbers.*int64"),
+    (
+        scale_density(),
+        {**SCALE, "prior_sample": lambda n: dict.fromkeys(("mean", "variance"), NAN.expand(n))},
+        "`prior_sample` gives 2 of 2 values",
+    ),
+    (
+        scale_density(),
+        {**SCALE, "simulate": lambda p: NAN.expand(len(p["mean"]), ROWS)},
+        "`simulate` returned data of no use",
+    ),
+]
+BAD_TYPES = [
+    ({**SCALE, "prior_sample": 3}, "`prior_sample` must be a function; got int"),
+    ({**SCALE, "prior_sample": torch.ones}, "`prior_sample` must return a dict"),
+    ({**SCALE, "method": 3}, "`method` must be a name or a function; got int"),
 ]
 
 
@@ -364,6 +419,13 @@ BAD = [
 def test_models_that_cannot_be_checked_are_refused(check, target, options, message):
     with pytest.raises(ValueError, match=message):
         check(target, **options, progress=False)
+
+
+@pytest.mark.parametrize("check", [sbc, geweke])
+@pytest.mark.parametrize(("options", "message"), BAD_TYPES, ids=[b[1] for b in BAD_TYPES])
+def test_arguments_of_the_wrong_type_are_refused(check, options, message):
+    with pytest.raises(TypeError, match=message):
+        check(scale_density(), **options, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -395,3 +457,21 @@ def test_bad_arguments_of_geweke():
         geweke(*NORMAL, method="nuts")
     with pytest.raises(ValueError, match="`method` must return"):
         geweke(*NORMAL, method=lambda params, data: {}, **QUIET)
+    with pytest.raises(ValueError, match="`chain_method` must be one of"):
+        geweke(*NORMAL, chain_method="parallel")
+    with pytest.raises(ValueError, match=r"took 200 of 200 chains.*Reduce `step_size`"):
+        geweke(scale_density(), **SCALE, step_size=100.0, **QUIET)
+    constant = {**SCALE, "simulate": lambda p: torch.ones(len(p["mean"]), ROWS).double()}
+    with pytest.raises(ValueError, match="the same whatever the parameters"):
+        geweke(scale_density(), **constant, **QUIET)
+
+
+def test_bad_levels():
+    found = sbc(*NORMAL, method=exact_normal, num_replications=20, progress=False)
+    with pytest.raises(TypeError, match="`levels` must be a list"):
+        found.coverage(0.5)
+    with pytest.raises(ValueError, match=r"`levels` must lie in \(0, 1\); got 1.2"):
+        found.coverage([1.2])
+    np.testing.assert_array_equal(
+        found.coverage(np.array([0.5]))["w"], found.coverage([0.5])["w"]
+    )

@@ -42,6 +42,9 @@ def test_warning():
     good = {"a": autoregression(0.0, (200, 1, 99)), "few": np.zeros((200, 1, 5))}
     check_independence({"a": good["a"]}, thin=3)
     assert np.isnan(effective_samples(good["few"]))
+    assert np.isnan(effective_samples(autoregression(0.0, (200, 1, 11))))
+    trend = np.tile(np.arange(12.0), (200, 1, 1))
+    assert effective_samples(trend) < 12 / 2  # so that twelve draws can be warned of
     bad = {**good, "b": autoregression(0.6, (200, 1, 99))}
     with pytest.warns(InferenceWarning, match=r"99 draws of 'b' count for 2\d .*about 1[25]"):
         check_independence({n: bad[n] for n in ("a", "b")}, thin=3)
