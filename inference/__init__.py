@@ -12,6 +12,7 @@ from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
 from inference.log_density import LogDensity
 from inference.sampling import sample
 from inference.svi import fit
+from inference.tuning import Suggestion, suggest_step_size
 
 __distribution__ = "probnet-bayes"
 
@@ -21,10 +22,12 @@ __all__ = [
     "InferenceWarning",
     "InitError",
     "LogDensity",
+    "Suggestion",
     "__version__",
     "diagnostics",
     "fit",
     "load",
     "sample",
     "schedules",
+    "suggest_step_size",
 ]

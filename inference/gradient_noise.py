@@ -10,7 +10,7 @@ from inference.gradients import LogDensityAndGradient
 from inference.rng import Stream
 from inference.targets import Target
 
-_EVALUATIONS = 32
+EVALUATIONS = 32
 
 
 def gradient_variance(
@@ -43,10 +43,10 @@ def gradient_variance(
         for chains in (range(count), range(count, 2 * count))
     ]
     total = torch.zeros_like(positions)
-    for _ in range(_EVALUATIONS):
+    for _ in range(EVALUATIONS):
         first, second = (
             evaluate(positions, take_rows(target.leaves, stream.next()))[1]
             for stream in streams
         )
         total += (first - second).square() / 2
-    return total / _EVALUATIONS
+    return total / EVALUATIONS

@@ -30,6 +30,7 @@ class Stream(IntEnum):
     PYRO = 4
     PREDICTIVE = 5
     GRADIENT_NOISE = 6
+    TUNING = 7
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:
