@@ -37,10 +37,12 @@ def choose(
     largest_step: float,
     largest_decay: float,
     bias: float,
+    shares: Array | None = None,
 ) -> Choice:
     """Minimise the longest autocorrelation time over all directions.
 
-    The stationary variance may be off by `bias` in no direction. A search on a grid of
+    The stationary variance may be off by `bias` in no direction, or with `shares` for no
+    combination of them. A search on a grid of
     (ε, aε), refined around its best point; of steps that mix alike the smaller is taken.
 
     Args:
@@ -50,12 +52,16 @@ def choose(
         largest_step: bound of ε.
         largest_decay: bound of aε.
         bias: largest relative error of a variance.
+        shares: of every direction in the variances that count, rows that sum to one,
+            (parameters, k); None: each direction's own.
 
     Raises:
         ValueError: if no step, however small, keeps to the budget.
     """
-    some = _representatives(eigenvalues, gradient_variance)
-    values, variances = eigenvalues[some], gradient_variance[some]
+    values, variances = eigenvalues, gradient_variance
+    if shares is None:
+        some = _representatives(eigenvalues, gradient_variance)
+        values, variances = eigenvalues[some], gradient_variance[some]
     low = np.log([largest_step * _SMALLEST, largest_decay * _SMALLEST])
     high = np.log([largest_step, largest_decay])
     best = np.array([np.nan, np.nan])
@@ -63,7 +69,8 @@ def choose(
     for _ in range(_ZOOMS):
         axes = [np.linspace(lower[i], upper[i], _GRID) for i in range(2)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-        score = _score(step_of, values, variances, np.exp(grid), largest_step, bias)
+        score = _score(step_of, values, variances, np.exp(grid), bias, shares)
+        score *= 1 + _SMALL_STEPS * np.exp(2 * (grid[:, 0] - high[0]))
         if not np.isfinite(score).any():
             break
         best = grid[score.argmin()]
@@ -87,17 +94,19 @@ def _score(
     eigenvalues: Array,
     gradient_variance: Array,
     grid: Array,
-    largest_step: float,
     bias: float,
+    shares: Array | None,
 ) -> Array:
     """Longest autocorrelation time at every (ε, aε), infinite outside the budget."""
     step_size, decay = grid[:, :1], grid[:, 1:]
     step = step_of(eigenvalues, step_size, decay / step_size, gradient_variance)
     found = predict(step, eigenvalues, gradient_variance)
-    within = (np.abs(found.inflation) <= bias).all(-1)
     longest = found.autocorrelation.max(-1)
-    penalty = 1 + _SMALL_STEPS * (step_size[:, 0] / largest_step) ** 2
-    return np.where(within, longest * penalty, np.inf)
+    stable = np.isfinite(longest)
+    inflation = np.where(stable[:, None], found.inflation, 0.0)
+    error = inflation if shares is None else inflation @ shares.T
+    within = stable & (np.abs(error) <= bias).all(-1)
+    return np.where(within, longest, np.inf)
 
 
 def _representatives(eigenvalues: Array, gradient_variance: Array) -> Array:

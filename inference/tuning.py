@@ -14,7 +14,7 @@ from torch import Tensor
 from inference import linear_theory
 from inference._checks import check_choice, check_fraction, check_integer
 from inference.binding import bind
-from inference.curvature import Spectrum, curvature_spectrum
+from inference.curvature import DENSE_DIM, Spectrum, curvature_spectrum
 from inference.data import Leaves
 from inference.errors import warn
 from inference.gradient_noise import EVALUATIONS, gradient_variance
@@ -28,6 +28,8 @@ from inference.typical_set import Density, explore
 
 METHODS = ("sghmc", "sghmc_adaptive", "sgld", "sgnht")
 INTEGRATORS = {"sghmc": ("baoa", "symplectic"), "sghmc_adaptive": ("symplectic", "baoa")}
+
+BIAS_OF = ("directions", "parameters")
 
 _LARGEST_H = 2.0
 _LARGEST_DECAY = {"baoa": 3.0, "symplectic": 0.99}
@@ -109,6 +111,7 @@ def suggest_step_size(
     control_variates: bool = False,
     integrator: str | None = None,
     bias: float = 0.03,
+    bias_of: str = "directions",
     seed: int = 0,
     init: Init = None,
     dtype: torch.dtype | None = None,
@@ -137,7 +140,11 @@ def suggest_step_size(
         batch_size: rows per gradient, as it will be in `sample`; None: all.
         control_variates: whether gradients will be corrected by those at the mode.
         integrator: of `"sghmc"` (by default `"baoa"`) or `"sghmc_adaptive"` (`"symplectic"`).
-        bias: largest relative error of a variance, in (0, 1).
+        bias: largest relative error of a posterior variance, in (0, 1).
+        bias_of: of which variances: `"directions"`, those of every linear combination of
+            the unconstrained parameters, or `"parameters"`, their own. Minibatches heat the
+            stiffest directions most, which have little part in the parameters' variances:
+            the second budget allows much larger steps. Up to 500 dimensions.
         seed: of everything random.
         init: where the search for the mode starts, as for `sample`.
         dtype: of parameters and data; `torch.float64` resolves a wide spectrum.
@@ -154,6 +161,7 @@ def suggest_step_size(
     """
     check_choice("method", method, METHODS)
     check_fraction("bias", bias, closed=False)
+    check_choice("bias_of", bias_of, BIAS_OF)
     check_integer("seed", seed, 0)
     integrator = _check_integrator(method, integrator)
     bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
@@ -161,7 +169,15 @@ def suggest_step_size(
         raise ValueError("`control_variates` need a `batch_size` below the number of data.")
     with pyro.validation_enabled(False):
         survey = _survey(bound, control_variates, init, seed, scaled=method == "sghmc_adaptive")
-    found = _choose(survey, method, integrator, bias)
+    shares = None
+    if bias_of == "parameters":
+        shares = survey.shares
+        if shares is None:
+            raise ValueError(
+                "bias_of='parameters' needs the whole spectrum, of at most "
+                f"{DENSE_DIM} dimensions; the target has {bound.layout.dim}."
+            )
+    found = _choose(survey, method, integrator, bias, shares)
     worst = int(np.abs(found.prediction.inflation).argmax())
     decay = found.friction * found.step_size
     if integrator == "baoa":
@@ -190,12 +206,15 @@ class _Survey:
     Attributes:
         eigenvalues: positive curvatures at the mode, ascending, (k,).
         gradient_variance: along each eigenvector, (k,).
+        shares: of each eigenvector in the variance of each parameter, (dim, k); None where
+            only the ends of the spectrum are known.
         largest: curvature in the typical set.
         num_gradients: of all the data, that it took.
     """
 
     eigenvalues: np.ndarray
     gradient_variance: np.ndarray
+    shares: np.ndarray | None
     largest: float
     num_gradients: int
 
@@ -245,6 +264,7 @@ def _survey(
     return _Survey(
         spectrum.eigenvalues[curved].numpy(),
         variance.mean(0)[: len(curved)].double().cpu()[curved].numpy(),
+        _shares(spectrum) if spectrum.complete else None,
         near.largest_curvature,
         cost + per_survey,
     )
@@ -301,7 +321,20 @@ def _along(
     return rotated
 
 
-def _choose(survey: _Survey, method: str, integrator: str | None, bias: float) -> Choice:
+def _shares(spectrum: Spectrum) -> np.ndarray:
+    """How much of each parameter's variance lies along each curved eigenvector."""
+    curved = spectrum.curved
+    variance = spectrum.eigenvectors[:, curved].square() / spectrum.eigenvalues[curved]
+    return (variance / variance.sum(-1, keepdim=True)).numpy()
+
+
+def _choose(
+    survey: _Survey,
+    method: str,
+    integrator: str | None,
+    bias: float,
+    shares: np.ndarray | None,
+) -> Choice:
     """The best step of a method; the stiffest point of the typical set is a direction too."""
     limit = (_LARGEST_H / survey.largest) ** 0.5
     scheme = integrator or "symplectic"
@@ -315,6 +348,7 @@ def _choose(survey: _Survey, method: str, integrator: str | None, bias: float) -
         largest_step=limit,
         largest_decay=_LARGEST_DECAY[scheme],
         bias=bias,
+        shares=None if shares is None else np.pad(shares, ((0, 0), (0, 1))),
     )
 
 

@@ -13,11 +13,13 @@ from inference.errors import warn
 from inference.mode import Mode
 from inference.rng import Stream, generator
 
-_CHAINS = 16
+_CHAINS = 64
+_POINTS = 16
 _NEARLY_GAUSSIAN = 0.5
+_NEARLY_CONSTANT = 1.5
 _STEPS_PER_RELAXATION = 10
 _MIN_STEPS, _MAX_STEPS = 100, 500
-_SNAPSHOTS = 4
+_SNAPSHOTS = 2
 _ATTEMPTS = 8
 _STABLE = 2.0
 
@@ -26,8 +28,8 @@ class Neighbourhood(NamedTuple):
     """What is found around a mode.
 
     Attributes:
-        positions: nearly draws of the target, shape (points, dim).
-        largest_curvature: the largest over them and the mode.
+        positions: nearly draws of the target, shape (16, dim).
+        largest_curvature: a bound on it over the typical set.
         num_gradients: what it cost, in gradients of all the data.
     """
 
@@ -52,8 +54,8 @@ def explore(density: Density, mode: Mode, spectrum: Spectrum, seed: int) -> Neig
     """Draw from around the mode, and see how the curvature changes there.
 
     Draws of the Laplace approximation will do if the log density at them is that of the
-    Gaussian to half a nat. Otherwise 16 short Langevin chains start from the mode, with a step
-    that is stable at every position they reach.
+    Gaussian to half a nat, and the curvature varies little. Otherwise 64 short Langevin chains
+    start from the mode, with a step that is stable at every position they reach.
     """
     random = generator(seed, Stream.TUNING)
     cost = 0
@@ -61,8 +63,11 @@ def explore(density: Density, mode: Mode, spectrum: Spectrum, seed: int) -> Neig
         positions, nearly = _laplace(density, mode, spectrum, random)
         cost = len(positions)
         if nearly:
-            curvature, more = _stiffest(density, positions[: _CHAINS // 2], spectrum, random)
-            return Neighbourhood(positions, curvature, cost + more)
+            positions = positions[:_POINTS]
+            curvature, more = _stiffest(density, positions, spectrum, random)
+            cost += more
+            if curvature <= _NEARLY_CONSTANT * float(spectrum.eigenvalues[-1]):
+                return Neighbourhood(positions, curvature, cost)
     step_size = float(spectrum.eigenvalues[-1]) ** -0.5
     for _ in range(_ATTEMPTS):
         positions, steps = _pilot(density, mode, spectrum, step_size, random)
@@ -71,7 +76,7 @@ def explore(density: Density, mode: Mode, spectrum: Spectrum, seed: int) -> Neig
             curvature, more = _stiffest(density, positions, spectrum, random)
             cost += more
             if step_size**2 * curvature <= _STABLE:
-                return Neighbourhood(positions, curvature, cost)
+                return Neighbourhood(positions[:_POINTS], curvature, cost)
             step_size = min(step_size / 2, curvature**-0.5)
         else:
             step_size /= 4
@@ -81,7 +86,7 @@ def explore(density: Density, mode: Mode, spectrum: Spectrum, seed: int) -> Neig
         "stiffest point seen; reparametrise, or prefer method='nuts'."
     )
     curvature = max(step_size**-2, float(spectrum.eigenvalues[-1]))
-    return Neighbourhood(mode.position[None].repeat(_CHAINS, 1), curvature, cost)
+    return Neighbourhood(mode.position[None].repeat(_POINTS, 1), curvature, cost)
 
 
 def _laplace(
@@ -104,7 +109,7 @@ def _pilot(
     step_size: float,
     random: torch.Generator,
 ) -> tuple[Tensor, int]:
-    """Positions (64, dim) of BAOA chains from the mode, and the number of their steps.
+    """Positions (128, dim) of BAOA chains from the mode, and the number of their steps.
 
     The last ones, and some from the second half; NaN if a chain was lost.
     """
@@ -133,9 +138,14 @@ def _pilot(
 def _stiffest(
     density: Density, positions: Tensor, spectrum: Spectrum, random: torch.Generator
 ) -> tuple[float, int]:
-    """The largest curvature at any of the positions or the mode, and what it cost."""
+    """A bound on the curvature in the typical set, and what it cost.
+
+    The largest of the mode's and the positions', and beyond it as far again as it lies from
+    their median: chains meet stiffer places than a few positions show.
+    """
     start = spectrum.eigenvectors[:, -1]
     elsewhere = torch.randn(len(start), generator=random, dtype=torch.float64)
     start = start + 0.3 * elsewhere / elsewhere.norm()
     values, cost = largest_curvature(density.value, positions, start)
-    return max(float(values.max()), float(spectrum.eigenvalues[-1])), cost * len(positions)
+    largest = max(float(values.max()), float(spectrum.eigenvalues[-1]))
+    return 2 * largest - float(values.median()), cost * len(positions)
