@@ -30,7 +30,9 @@ class Stream(IntEnum):
     PYRO = 4
     PREDICTIVE = 5
     GRADIENT_NOISE = 6
-    TUNING = 7
+    ACCEPT = 20
+    TRAJECTORY = 21
+    TUNING = 22
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:

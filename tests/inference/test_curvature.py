@@ -34,7 +34,7 @@ def test_spectrum_of_a_gaussian_is_exact():
 
 def test_single_precision_is_solved_in_double_and_knows_its_resolution():
     def log_density(x):
-        return -x[0] ** 2 * 500 - x[1] ** 2 / 2 - 0 * x[2] ** 2
+        return -(x[0] ** 2) * 500 - x[1] ** 2 / 2 - 0 * x[2] ** 2
 
     found = curvature_spectrum(log_density, torch.zeros(3))
     assert found.eigenvalues.dtype == FLOAT
