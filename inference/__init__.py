@@ -14,6 +14,7 @@ from inference.resuming import resume
 from inference.sampling import sample
 from inference.stopping import Until
 from inference.svi import fit
+from inference.tuning import Suggestion, suggest_step_size
 
 __distribution__ = "probnet-bayes"
 
@@ -23,6 +24,7 @@ __all__ = [
     "InferenceWarning",
     "InitError",
     "LogDensity",
+    "Suggestion",
     "Until",
     "__version__",
     "calibration",
@@ -32,4 +34,5 @@ __all__ = [
     "resume",
     "sample",
     "schedules",
+    "suggest_step_size",
 ]

@@ -10,7 +10,7 @@ from inference.minibatches import Anchor, Minibatches
 from inference.rng import Stream
 from inference.targets import Target
 
-_PAIRS = 32
+EVALUATIONS = 32
 _STRIDE = 1 << 64  # seeds of the calls are far apart
 
 
@@ -22,7 +22,7 @@ def gradient_variance(
     *,
     chains: range | None = None,
     anchor: Anchor | None = None,
-    pairs: int = _PAIRS,
+    pairs: int = EVALUATIONS,
     offset: int = 0,
 ) -> Tensor:
     """Variance of the minibatch gradient, per coordinate, shape (chains, dim).

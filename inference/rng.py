@@ -33,6 +33,7 @@ class Stream(IntEnum):
     GRADIENT_NOISE_PAIR = 7
     ACCEPT = 20
     TRAJECTORY = 21
+    TUNING = 22
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:

@@ -227,7 +227,7 @@ class _Optimiser:
 def _surround(guide: PointGuide, name: str, target: Target) -> None:
     """Settle an optimised point at the maximum, and put the law of that name around it."""
     if target.batch_size is None:
-        guide.location.data.copy_(climb(target, guide.location))
+        guide.location.data.copy_(climb(target.log_density, guide.location).position)
     if name == "laplace":
         guide.laplace(target.log_density)
 
