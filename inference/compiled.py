@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from inference.blocks import Block, EagerStepper, Stepper, Trajectory
+from inference.blocks import Block, EagerStepper, Trajectory
 from inference.data import take_rows
 from inference.minibatches import Minibatches
 from inference.samplers import Sampler
@@ -96,7 +96,7 @@ class CompiledStepper:
             start += part.num_steps
         return state, done
 
-    def _group(self, state: Any, block: Block) -> Stepper | Any:
+    def _group(self, state: Any, block: Block) -> _Group | None:
         warmup = block.settings[0].warmup
         if warmup not in self._groups:
             self._groups[warmup] = self._build(state, block, warmup)

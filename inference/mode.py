@@ -153,7 +153,7 @@ class _Ascent:
             history_size=50,
             line_search_fn="strong_wolfe",
         )
-        self._run(lambda closure: optimiser.step(closure), leaf)
+        self._run(optimiser.step, leaf)
 
     def adam(self) -> None:
         leaf = self._best.clone().requires_grad_()

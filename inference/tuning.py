@@ -95,8 +95,8 @@ class Suggestion:
         return (
             f"{options}\n"
             f"  curvature {self.smallest_curvature:.3g} to {self.largest_curvature:.3g}\n"
-            f"  variance inflation at worst {100 * self.discretisation_inflation:+.2g} % by the "
-            f"step, {100 * self.gradient_noise_inflation:+.2g} % by minibatches\n"
+            f"  variance inflation at worst {100 * self.discretisation_inflation:+.2g} % by "
+            f"the step, {100 * self.gradient_noise_inflation:+.2g} % by minibatches\n"
             f"  autocorrelation time {self.autocorrelation_time:.3g} steps: "
             f"{self.ess_per_1000_steps:.3g} effective draws per 1000 steps\n"
             f"  cost {self.num_gradients} gradients of all the data"
@@ -128,8 +128,8 @@ def suggest_step_size(
     is about ε²V(1+μ)/(4(1−μ)), μ = exp(−aε). The largest curvature is the largest met in the
     typical set, and ε²λ is kept below 2, half the limit of stability.
 
-    The error that a finite step makes where the target is not Gaussian is not predicted. Targets
-    of several modes are judged by the one that is found.
+    The error that a finite step makes where the target is not Gaussian is not predicted.
+    Targets of several modes are judged by the one that is found.
 
     Source: Leimkuhler & Matthews (2013) for BAOAB on quadratics; the search over its
     Lyapunov equations is ours.

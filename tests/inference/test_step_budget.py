@@ -94,5 +94,5 @@ def test_shares_count_only_the_variances_of_the_parameters():
 
 
 def test_noise_beyond_every_step_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="no step size keeps .* Raise `batch_size`"):
+    with pytest.raises(ValueError, match=r"no step size keeps .* Raise `batch_size`"):
         best(baoa, np.array([1.0]), np.array([1e12]))

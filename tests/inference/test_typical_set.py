@@ -42,7 +42,7 @@ def test_curvature_that_grows_away_from_the_mode_is_met():
 
 
 def test_short_chains_reach_where_the_draws_are_not_gaussian():
-    """Heavy tails: a Student-t with 3 degrees of freedom has 2.25 times the Laplace variance."""
+    """Heavy tails: Student-t, 3 degrees of freedom: 2.25 times the Laplace variance."""
     near, _ = surroundings(
         lambda x: -2 * torch.log1p(x.square() / 3).sum(), torch.zeros(30, dtype=FLOAT)
     )
