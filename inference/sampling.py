@@ -75,7 +75,8 @@ def sample(
         share_batches: every chain sees the same minibatches: cheaper, but their noise is then
             common, and R-hat optimistic.
         keep_warmup: also return every `thin`-th warm-up position.
-        chunk_size: steps between health checks and copies to the host; does not change draws.
+        chunk_size: steps between health checks and copies to the host, rounded up to a multiple
+            of 8 where steps may be compiled; does not change draws.
         control_variates: quieten minibatch gradients by their difference to those at an
             anchor: `"mode"`, the posterior mode, for unimodal posteriors; `"epoch"`, where each
             chain was at the start of the epoch. One more minibatch gradient a step.
