@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from inference import running
+from inference._checks import check_integer
+from inference.chains import Saving
 from inference.draws import Draws
 from inference.initial import Init
 from inference.log_density import LogDensity
@@ -126,7 +128,11 @@ def sample(
     )
     saving = None
     if checkpoint is not None:
-        saving = running.Saving(Path(checkpoint), checkpoint_every, go_on=False)
+        if checkpoint_every is not None:
+            check_integer("checkpoint_every", checkpoint_every, 1)
+        saving = Saving(
+            Path(checkpoint), checkpoint_every, go_on=False, grouped=executor is not None
+        )
     elif checkpoint_every is not None:
         raise ValueError("`checkpoint_every` was given without a `checkpoint` to write to.")
     return running.run(
