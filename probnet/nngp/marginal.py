@@ -1,0 +1,162 @@
+"""Hyper-parameters integrated out: Laplace with Pareto-smoothed weights, or NUTS.
+
+The target is the evidence with σ² integrated analytically times the priors of the
+hyper-parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import inference
+from inference.diagnostics import pareto_smoothed
+from inference.errors import LinAlgError, warn
+from inference.rng import Stream, generator
+from probnet.nngp.objective import Maximum, Objective
+
+_DF = 8.0  # of the proposal: tails heavier than the target's
+_STEP = 1e-3  # of the central differences of the gradient
+_LIMIT = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class HyperDraws:
+    """Draws of the hyper-parameters.
+
+    Attributes:
+        vectors: shape `(draws, p)`.
+        weights: normalised, shape `(draws,)`.
+        diagnostics: JSON-able.
+        log_evidence: ln p(y), hyper-parameters integrated out; `None` from NUTS.
+        draws: of NUTS, with its statistics.
+    """
+
+    vectors: Tensor
+    weights: Tensor
+    diagnostics: dict[str, Any]
+    log_evidence: float | None = None
+    draws: inference.Draws | None = None
+
+
+def laplace_draws(
+    objective: Objective, mode: Maximum, *, num_draws: int, seed: int, progress: bool = True
+) -> HyperDraws:
+    """Importance sampling from Student's t around the mode, weights Pareto-smoothed.
+
+    The k-hat of the weights says whether they can be trusted; above 0.7 a warning is given.
+    """
+    root = _covariance_root(objective, mode.vector)
+    proposals, log_density = _propose(mode.vector, root, num_draws, seed)
+    values = np.full(num_draws, -np.inf)
+    bar = tqdm(proposals, desc="laplace", disable=None if progress else True)
+    for number, vector in enumerate(bar):
+        objective.hyper.assign(torch.from_numpy(vector))
+        try:
+            with torch.no_grad():
+                values[number] = float(objective.integrated())
+        except LinAlgError:
+            continue
+    alive = np.isfinite(values)
+    log_weights = values[alive] - log_density[alive]
+    smoothed, k = pareto_smoothed(log_weights)
+    weights = np.exp(smoothed - smoothed.max())
+    weights /= weights.sum()
+    if not k <= _LIMIT:
+        warn(
+            f"PSIS k-hat is {k:.2f} > {_LIMIT}: the posterior of the hyper-parameters is far "
+            "from the Laplace approximation, and its weights are noisy. method='nuts' is exact."
+        )
+    evidence = np.logaddexp.reduce(log_weights) - math.log(num_draws)
+    found = {
+        "pareto_k": float(k),
+        "importance_ess": float(1 / (weights**2).sum()),
+        "num_draws": int(alive.sum()),
+    }
+    vectors, kept = torch.from_numpy(proposals[alive]), torch.from_numpy(weights)
+    return HyperDraws(vectors, kept, found, log_evidence=float(evidence))
+
+
+def nuts_draws(
+    objective: Objective,
+    mode: Maximum,
+    *,
+    seed: int,
+    num_chains: int = 2,
+    num_warmup: int = 200,
+    num_samples: int = 200,
+    thin: int = 1,
+    progress: bool = True,
+) -> HyperDraws:
+    """NUTS in coordinates whitened by the curvature at the mode, started near it."""
+    root = torch.from_numpy(_covariance_root(objective, mode.vector))
+    center = torch.from_numpy(np.asarray(mode.vector))
+
+    def log_density(parameters: dict[str, Tensor]) -> Tensor:
+        return objective.at(center + root @ parameters["z"])
+
+    noise = generator(seed, Stream.INIT)
+    starts = 0.5 * torch.randn(num_chains, len(center), generator=noise, dtype=torch.float64)
+    draws = inference.sample(
+        inference.LogDensity(
+            log_density=log_density, scale="sum", params={"z": torch.zeros_like(center)}
+        ),
+        method="nuts",
+        num_chains=num_chains,
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        thin=thin,
+        seed=seed,
+        init={"z": starts},
+        chain_method="sequential",
+        progress=progress,
+        max_tree_depth=6,
+    )
+    z = torch.from_numpy(np.array(draws.draws["z"]))
+    found = {
+        "max_rhat": float(np.max(inference.diagnostics.rhat(draws.draws["z"]))),
+        "min_ess": float(np.min(inference.diagnostics.ess(draws.draws["z"]))),
+        "num_divergences": int(np.sum(draws.sample_stats["diverging"])),
+    }
+    vectors = (center + z @ root.T).flatten(0, 1)
+    equal = torch.full((len(vectors),), 1 / len(vectors), dtype=torch.float64)
+    return HyperDraws(vectors, equal, found, draws=draws)
+
+
+def _covariance_root(objective: Objective, mode: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R with R Rᵀ the inverse of the curvature at the mode, bounded by the prior's spread."""
+    size = len(mode)
+    curvature = np.empty((size, size))
+    for i in range(size):
+        step = _STEP * np.eye(size)[i]
+        ahead, behind = (
+            objective.value_and_gradient(mode + sign * step, profile=False)[1]
+            for sign in (1, -1)
+        )
+        curvature[i] = -(ahead - behind) / (2 * _STEP)
+    # In units of the prior's standard deviations a curvature below one is noise or a mode at
+    # a bound: no direction is less certain than a priori.
+    sd = objective.hyper.prior_sd()
+    values, vectors = np.linalg.eigh(sd[:, None] * (curvature + curvature.T) / 2 * sd)
+    return sd[:, None] * vectors / np.sqrt(np.maximum(values, 1.0))
+
+
+def _propose(
+    mode: NDArray[np.float64], root: NDArray[np.float64], count: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draws of Student's t with scale matrix root rootᵀ, and their log densities."""
+    size, noise = len(mode), generator(seed, Stream.NOISE)
+    normal = torch.randn(count, size, generator=noise, dtype=torch.float64).numpy()
+    chi2 = torch.randn(count, int(_DF), generator=noise, dtype=torch.float64).square().sum(-1)
+    z = normal * np.sqrt(_DF / chi2.numpy())[:, None]
+    constant = math.lgamma((_DF + size) / 2) - math.lgamma(_DF / 2)
+    constant -= size / 2 * math.log(_DF * math.pi) + float(np.linalg.slogdet(root)[1])
+    log_density = constant - (_DF + size) / 2 * np.log1p((z**2).sum(-1) / _DF)
+    return mode + z @ root.T, log_density
