@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from inference.errors import LinAlgError
 _JITTERS = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
 
 
-def jittered_cholesky(matrix: Tensor, *, hint: str = "") -> Tensor:
+def jittered_cholesky(matrix: Tensor, *, hint: Callable[[], str] | None = None) -> Tensor:
     """Lower Cholesky factor of a symmetric matrix that is positive semi-definite but for rounding.
 
     Jitter, relative to the mean of the diagonal, is added only where the factorisation fails
@@ -18,7 +20,7 @@ def jittered_cholesky(matrix: Tensor, *, hint: str = "") -> Tensor:
 
     Args:
         matrix: shape `(*batch, n, n)`.
-        hint: what made the matrix, to end the error message with.
+        hint: called for what made the matrix, to end the error message with.
 
     Returns:
         Shape `(*batch, n, n)`.
@@ -39,5 +41,5 @@ def jittered_cholesky(matrix: Tensor, *, hint: str = "") -> Tensor:
     raise LinAlgError(
         f"a covariance matrix of shape {tuple(matrix.shape)} and mean diagonal "
         f"{float(size.mean()):.3g} is not positive definite, even with {_JITTERS[-1]:g} of that "
-        f"added to its diagonal.{' ' + hint if hint else ''}"
+        f"added to its diagonal.{' ' + hint() if hint else ''}"
     )

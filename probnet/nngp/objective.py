@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Objective:
         c = gram(kernel, self.x)
         scatter = noise.expand(n) if self.precisions is None else noise / self.precisions
         c = torch.diagonal_scatter(c, c.diagonal() + scatter)
-        q, log_det = quadratic_and_log_det(c, self.y, hint=describe(kernel, noise))
+        q, log_det = quadratic_and_log_det(c, self.y, hint=partial(describe, kernel, noise))
         return DataSummary(self.y.numel(), q, outputs * log_det), self.y.new_zeros(())
 
     def profiled(self) -> Tensor:
@@ -89,7 +90,7 @@ class Objective:
         gradient = torch.cat(
             [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, parameters, strict=True)]
         )
-        return float(value), gradient.numpy()
+        return float(value.detach()), gradient.numpy()
 
 
 class _Evaluate(torch.autograd.Function):

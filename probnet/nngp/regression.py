@@ -152,7 +152,7 @@ class ScaleMixtureGP:
             optimize: `False` takes the hyper-parameters as they are.
             seed: of everything random.
             progress: show a progress bar on a terminal.
-            options: `max_evaluations` (200); `num_draws` (200) for `"laplace"`; `num_chains`
+            options: `max_evaluations` (200); `num_draws` (400) for `"laplace"`; `num_chains`
                 (2), `num_warmup` (200), `num_samples` (200) and `thin` (1) for `"nuts"`.
 
         Returns:
@@ -245,7 +245,7 @@ class ScaleMixtureGP:
         return ScaleMixturePosterior(
             kernel=hyper.kernel,
             scale_prior=self.scale_prior,
-            noise_ratio=float(hyper.noise_ratio),
+            noise_ratio=float(hyper.noise_ratio.detach()),
             data=data,
             method=method,
             diagnostics=diagnostics,
@@ -265,7 +265,7 @@ class ScaleMixtureGP:
         mode = maximize(objective, fitted.mode.vector, profile=False, progress=progress)
         own = {k: v for k, v in options.items() if k != "max_evaluations"}
         if method == "laplace":
-            num_draws = check_integer("num_draws", own.get("num_draws", 200), 20)
+            num_draws = check_integer("num_draws", own.get("num_draws", 400), 20)
             found: HyperDraws = laplace_draws(
                 objective, mode, num_draws=num_draws, seed=seed, progress=progress
             )

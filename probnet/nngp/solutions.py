@@ -7,7 +7,9 @@ of the data, and of a prediction, is computed here; σ never enters.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,7 +104,7 @@ class DenseSolution(Solution):
         noise = noise_ratio.expand(len(y)) if precisions is None else noise_ratio / precisions
         c = gram(kernel, x)
         c = torch.diagonal_scatter(c, c.diagonal() + noise)
-        factor = jittered_cholesky(c, hint=describe(kernel, noise_ratio))
+        factor = jittered_cholesky(c, hint=partial(describe, kernel, noise_ratio))
         weights = torch.cholesky_solve(y, factor)
         summary = DataSummary(
             y.numel(), (y * weights).sum(), 2 * y.shape[1] * factor.diagonal().log().sum()
@@ -144,7 +146,7 @@ class DenseSolution(Solution):
         return mean, 1 / inverse_diagonal, rest
 
 
-def quadratic_and_log_det(c: Tensor, y: Tensor, *, hint: str = "") -> tuple[Tensor, Tensor]:
+def quadratic_and_log_det(c: Tensor, y: Tensor, *, hint: Callable[[], str] | None = None) -> tuple[Tensor, Tensor]:
     """Σ_c y_cᵀC⁻¹y_c and ln|C|, with closed-form gradients: C⁻¹ is formed once.
 
     Args:
@@ -175,7 +177,7 @@ class _QuadraticLogDet(torch.autograd.Function):
         return by_c, 2 * by_quadratic * weights, None
 
 
-def describe(kernel: Kernel, noise_ratio: Tensor | float) -> str:
+def describe(kernel: Kernel, noise_ratio: Tensor) -> str:
     """The hyper-parameters, for a message."""
     values = {
         name.removeprefix("raw_"): constraint.transform(kernel.get_parameter(name))
@@ -187,4 +189,4 @@ def describe(kernel: Kernel, noise_ratio: Tensor | float) -> str:
         f"{name} = {[float(f'{v:.3g}') for v in value.detach().flatten()[:4]]}"
         for name, value in values.items()
     )
-    return f"Its hyper-parameters: {shown}, noise_ratio = {float(noise_ratio):.3g}."
+    return f"Its hyper-parameters: {shown}, noise_ratio = {float(noise_ratio.detach()):.3g}."

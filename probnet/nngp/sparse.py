@@ -13,6 +13,7 @@ Source: Titsias (AISTATS 2009) for the Gaussian process.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ def sparse_terms(
         inducing: M rows.
         noise_ratio: ε.
     """
-    hint = describe(kernel, noise_ratio)
+    hint = partial(describe, kernel, noise_ratio)
     factor = jittered_cholesky(gram(kernel, inducing), hint=hint)
     a = torch.linalg.solve_triangular(factor, gram(kernel, inducing, x), upper=False)
     eye = torch.eye(len(factor), dtype=a.dtype, device=a.device)

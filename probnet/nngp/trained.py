@@ -171,8 +171,10 @@ class TrainedNetworkPosterior(Posterior, family="nngp.trained"):
     def _factor(self) -> Tensor:
         """Cholesky factor of K, or of Θ."""
         kernel = self.kernel if self.method == "trained_last" else self.kernel.tangent_kernel()
-        hint = "Training without noise needs distinct inputs; drop duplicates."
-        return jittered_cholesky(gram(kernel, self.data.x).detach(), hint=hint)
+        return jittered_cholesky(
+            gram(kernel, self.data.x).detach(),
+            hint=lambda: "Training without noise needs distinct inputs; drop duplicates.",
+        )
 
     @torch.no_grad()
     def _moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
