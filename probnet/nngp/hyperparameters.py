@@ -6,7 +6,8 @@ ln noise_ratio ~ N(ln 0.01, 3²). For any other GPyTorch kernel it holds the raw
 with a registered prior gets that prior (with the Jacobian of its constraint), one without
 N(0, 3²).
 
-A factor of the whole kernel is redundant beside a free scale, and left as it is.
+A factor of the whole kernel, its amplitude, need not be searched for: see `profile` in
+`probnet.nngp.objective`.
 """
 
 from __future__ import annotations
@@ -63,13 +64,14 @@ class HyperParameters:
     Args:
         kernel: copied, in float64; its values are the starting point.
         noise_ratio: ε where it starts.
-        free_scale: whether a factor of the kernel is redundant, and stays fixed.
+        amplitude: whether a factor of the whole kernel is among them.
     """
 
-    def __init__(self, kernel: Kernel, noise_ratio: float, *, free_scale: bool) -> None:
+    def __init__(self, kernel: Kernel, noise_ratio: float, *, amplitude: bool = True) -> None:
         self.kernel: Kernel = deepcopy(kernel).double()
         self.log_noise = Parameter(torch.tensor([math.log(noise_ratio)], dtype=torch.float64))
-        self.blocks = list(self._find_blocks(free_scale=free_scale))
+        self.amplitude = amplitude_of(self.kernel)
+        self.blocks = list(self._find_blocks(amplitude=amplitude))
         self.blocks.append(Block("noise_ratio", self.log_noise, _NOISE, registered=False))
 
     @property
@@ -136,8 +138,8 @@ class HyperParameters:
             [np.full(b.parameter.numel(), b.range.sd) for b in self.blocks]
         )
 
-    def _find_blocks(self, *, free_scale: bool) -> Iterator[Block]:
-        redundant = _redundant(self.kernel) if free_scale else None
+    def _find_blocks(self, *, amplitude: bool) -> Iterator[Block]:
+        redundant = None if amplitude else self.amplitude
         priors = {name for name, *_ in self.kernel.named_priors()}
         for name, parameter in self.kernel.named_parameters():
             if parameter is redundant or not parameter.requires_grad:
@@ -166,9 +168,21 @@ class HyperParameters:
         return None
 
 
-def _redundant(kernel: Kernel) -> Parameter | None:
-    """The parameter that multiplies the whole kernel, if there is one."""
+def amplitude_of(kernel: Kernel) -> Parameter | None:
+    """The raw parameter that multiplies the whole kernel, if there is one that is free."""
     module: Any = kernel
+    found: Parameter | None = None
     if isinstance(kernel, NeuralKernel) and not bool((kernel.last_b_var > 0).any()):
-        return module.raw_last_w_var
-    return module.raw_outputscale if isinstance(kernel, ScaleKernel) else None
+        found = module.raw_last_w_var
+    elif isinstance(kernel, ScaleKernel):
+        found = module.raw_outputscale
+    return found if found is not None and found.requires_grad else None
+
+
+def multiply_amplitude(kernel: Kernel, factor: float) -> None:
+    """Multiply a kernel that has an amplitude, in place."""
+    module: Any = kernel
+    if isinstance(kernel, NeuralKernel):
+        module.last_w_var = kernel.last_w_var.detach() * factor
+    else:
+        module.outputscale = module.outputscale.detach() * factor

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from probnet.linalg import jittered_cholesky
-from probnet.nngp.priors import InverseGamma, PointMass, ScalePrior
+from probnet.nngp.priors import InverseGamma, ScalePrior
 from probnet.nngp.quadrature import DataSummary, scale_nodes
 from probnet.predictive import DrawsMixture, StudentT
 
@@ -114,11 +114,6 @@ def joint_law(
     if len(loc) > 1:
         return DrawsMixture(law, weights=scale.weights[kept])
     return _first(law)
-
-
-def point_mass(prior: ScalePrior) -> bool:
-    """Whether σ² is known."""
-    return isinstance(prior, PointMass)
 
 
 def _law(df: float | None, loc: Tensor, sd: Tensor) -> Distribution:

@@ -1,4 +1,10 @@
-"""What is maximised or sampled over hyper-parameters, and its maximisation."""
+"""What is maximised or sampled over hyper-parameters, and its maximisation.
+
+Where the kernel has an amplitude (the output layer's variance, or the scale of a `ScaleKernel`),
+the evidence is maximised over it in closed form for every scale prior: the scale matrix aC enters
+only through q/a and ℓ + n ln a, so that what is left is -(ℓ + n ln q)/2 and a constant. The
+amplitude is set afterwards, by one-dimensional search.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from inference.errors import LinAlgError, warn
 from probnet.nngp.hyperparameters import HyperParameters
-from probnet.nngp.priors import PointMass, ScalePrior
+from probnet.nngp.priors import ScalePrior
 from probnet.nngp.quadrature import DataSummary, log_evidence
 from probnet.nngp.solutions import describe, gram, quadratic_and_log_det
 from probnet.nngp.sparse import sparse_terms
@@ -25,6 +31,7 @@ Vector = NDArray[np.float64]
 
 _GRADIENT_TOLERANCE = 1e-4  # per observation
 _MAX_EVALUATIONS = 200
+_NORMAL = math.log(2 * math.pi * math.e)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +68,26 @@ class Objective:
         return DataSummary(self.y.numel(), q, outputs * log_det), self.y.new_zeros(())
 
     def profiled(self) -> Tensor:
-        """Log evidence with σ² at its best value q/n, plus the log prior."""
+        """Log evidence with the scale at its best value q/n, plus the log prior."""
         data, penalty = self.summary()
         n = data.count
-        if isinstance(self.scale_prior, PointMass):
-            value = log_evidence(self.scale_prior, data)
-        else:
-            value = -(data.log_det + n * (data.quadratic / n).log() + n * math.log(2 * math.pi * math.e)) / 2
+        value = -(data.log_det + n * (data.quadratic / n).log() + n * _NORMAL) / 2
         return value - penalty + self.hyper.log_prior()
+
+    @torch.no_grad()
+    def best_amplitude(self) -> float:
+        """The factor of the kernel that maximises the evidence at the current values."""
+        data, _ = self.summary()
+        n, q = data.count, float(data.quadratic)
+
+        def negative(log_factor: float) -> float:
+            quadratic = data.quadratic * math.exp(-log_factor)
+            scaled = DataSummary(n, quadratic, data.log_det + n * log_factor)
+            return -float(log_evidence(self.scale_prior, scaled))
+
+        center = math.log(q / n) - self.scale_prior.center
+        found: Any = minimize_scalar(negative, bounds=(center - 5, center + 5), method="bounded")
+        return math.exp(found.x)
 
     def integrated(self) -> Tensor:
         """Log evidence with σ² integrated out, plus the log prior."""

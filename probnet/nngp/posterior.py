@@ -19,7 +19,7 @@ from probnet.nngp.data import GPData
 from probnet.nngp.export import scale_mixture_tree
 from probnet.nngp.hyperparameters import HyperParameters
 from probnet.nngp.kernel_files import kernel_from_dict, kernel_to_dict
-from probnet.nngp.laws import joint_law, marginal_law, point_mass, scale_weights
+from probnet.nngp.laws import joint_law, marginal_law, scale_weights
 from probnet.nngp.priors import ScalePrior, scale_prior_from_dict
 from probnet.nngp.quadrature import DataSummary, log_evidence
 from probnet.nngp.robust import noise_kinds
@@ -62,7 +62,6 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
         inducing: inducing points, or `None` for exact inference.
         precisions: E[ω] under robust noise `(n,)`, or `None`.
         noise_df: degrees of freedom of robust noise, or `None`.
-        free_scale: whether a factor of the kernel was left out of the hyper-parameters.
         draws: of NUTS, with its statistics, or `None`.
     """
 
@@ -212,8 +211,7 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
         return self._hyper().names
 
     def _hyper(self) -> HyperParameters:
-        free = not point_mass(self.scale_prior)
-        return HyperParameters(self.kernel, self.noise_ratio, free_scale=free)
+        return HyperParameters(self.kernel, self.noise_ratio)
 
     def _solve(self, kernel: Kernel, noise_ratio: Tensor) -> Solution:
         x, y = self.data.x, self.data.y

@@ -19,11 +19,10 @@ from inference._checks import (
 )
 from probnet._checks import Values
 from probnet.nngp.data import GPData
-from probnet.nngp.hyperparameters import HyperParameters
+from probnet.nngp.hyperparameters import HyperParameters, amplitude_of, multiply_amplitude
 from probnet.nngp.independent import IndependentNoisePosterior
-from probnet.nngp.laws import point_mass
 from probnet.nngp.marginal import HyperDraws, laplace_draws, nuts_draws
-from probnet.nngp.objective import Maximum, Objective, maximize
+from probnet.nngp.objective import Objective, maximize
 from probnet.nngp.posterior import ScaleMixturePosterior
 from probnet.nngp.priors import InverseGamma, LogNormal, ScalePrior
 from probnet.nngp.robust import robust_precisions
@@ -44,7 +43,6 @@ _DEFAULT_NOISE_PRIOR = LogNormal(-4.6, 2.0)
 @dataclass(frozen=True, eq=False)
 class _Fitted:
     hyper: HyperParameters
-    mode: Maximum | None
     diagnostics: dict[str, Any]
 
 
@@ -194,18 +192,19 @@ class ScaleMixtureGP:
         self, data: GPData, options: Mapping[str, Any], *, optimize: bool, progress: bool
     ) -> _Fitted:
         """Hyper-parameters at their mode, or as given."""
-        hyper = HyperParameters(
-            self.kernel, self.noise_ratio, free_scale=not point_mass(self.scale_prior)
-        )
+        profile = amplitude_of(self.kernel) is not None
+        hyper = HyperParameters(self.kernel, self.noise_ratio, amplitude=not profile)
         limit = {k: options[k] for k in ("max_evaluations",) if k in options}
-        mode, found, precisions = None, {}, None
+        found, precisions = {}, None
         rounds = _ROBUST_ROUNDS if self.noise_df is not None else 1
         for _ in range(rounds if optimize else 0):
             objective = self._objective(hyper, data, precisions)
             mode = maximize(
-                objective, hyper.vector().numpy(), profile=True, progress=progress, **limit
+                objective, hyper.vector().numpy(), profile=profile, progress=progress, **limit
             )
             hyper.assign(torch.from_numpy(mode.vector))
+            if profile:
+                multiply_amplitude(hyper.kernel, objective.best_amplitude())
             found = {
                 "num_evaluations": mode.num_evaluations,
                 "gradient_norm": mode.gradient_norm,
@@ -213,7 +212,7 @@ class ScaleMixtureGP:
             }
             if self.noise_df is not None:
                 precisions, _ = self._robust(hyper, data)
-        return _Fitted(hyper, mode, found)
+        return _Fitted(hyper, found)
 
     def _objective(
         self, hyper: HyperParameters, data: GPData, precisions: Tensor | None = None
@@ -260,9 +259,10 @@ class ScaleMixtureGP:
         seed: int, progress: bool,
     ) -> ScaleMixturePosterior:  # fmt: skip
         """Draws of the hyper-parameters around the mode of their posterior."""
-        objective = self._objective(fitted.hyper, data)
-        assert fitted.mode is not None  # noqa: S101 - for the type checker
-        mode = maximize(objective, fitted.mode.vector, profile=False, progress=progress)
+        noise_ratio = float(fitted.hyper.noise_ratio.detach())
+        hyper = HyperParameters(fitted.hyper.kernel, noise_ratio)
+        objective = self._objective(hyper, data)
+        mode = maximize(objective, hyper.vector().numpy(), profile=False, progress=progress)
         own = {k: v for k, v in options.items() if k != "max_evaluations"}
         if method == "laplace":
             num_draws = check_integer("num_draws", own.get("num_draws", 400), 20)
@@ -271,10 +271,10 @@ class ScaleMixtureGP:
             )
         else:
             found = nuts_draws(objective, mode, seed=seed, progress=progress, **own)
-        fitted.hyper.assign(torch.from_numpy(mode.vector))
+        hyper.assign(torch.from_numpy(mode.vector))
         diagnostics = {**fitted.diagnostics, **found.diagnostics}
         return self._posterior(
-            data, _Fitted(fitted.hyper, mode, diagnostics), method=method,
+            data, _Fitted(hyper, diagnostics), method=method,
             vectors=found.vectors, weights=found.weights, draws=found.draws,
             marginal_log_evidence=found.log_evidence,
         )  # fmt: skip
