@@ -41,9 +41,8 @@ class NNGPRegressor(RegressorMixin, BaseEstimator):
     Example:
         >>> from sklearn.datasets import load_diabetes
         >>> x, y = load_diabetes(return_X_y=True)
-        >>> mean, sd = NNGPRegressor(max_evaluations=20).fit(x[:80], y[:80]).predict(
-        ...     x[80:], return_std=True
-        ... )
+        >>> regressor = NNGPRegressor(depth=1, ard=False).fit(x[:80], y[:80])
+        >>> mean, sd = regressor.predict(x[80:], return_std=True)
     """
 
     def __init__(
@@ -86,23 +85,21 @@ class NNGPRegressor(RegressorMixin, BaseEstimator):
     def predict(self, X: Any, return_std: bool = False) -> Any:  # noqa: N803
         """Mean, and if asked the standard deviation of an observation, of each row."""
         law = self._law(X)
-        mean = law.mean.mT.numpy() if law.mean.ndim > 1 else law.mean.numpy()
-        if not return_std:
-            return mean
-        sd = law.stddev
-        return mean, (sd.mT if sd.ndim > 1 else sd).numpy()
+        mean = np.transpose(law.mean.numpy())
+        return (mean, np.transpose(law.stddev.numpy())) if return_std else mean
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> Array:  # noqa: N803
         """Draws of observations, `(n, n_samples)` or `(n, outputs, n_samples)`."""
+        check_is_fitted(self)
         table = self._table(X)
         draws = self.posterior_.sample(n_samples, table, seed=_seed(random_state), joint=True)
-        return np.moveaxis(draws.numpy(), 0, -1).swapaxes(0, -2) if draws.ndim > 2 else draws.numpy().T
+        return np.transpose(draws.numpy())  # axes reversed: points first, samples last
 
     def _law(self, X: Any) -> Any:  # noqa: N803
+        check_is_fitted(self)
         return self.posterior_.predict(self._table(X))
 
     def _table(self, X: Any) -> Array:  # noqa: N803
-        check_is_fitted(self)
         return validate_data(self, X, dtype=np.float64, reset=False)
 
     def __sklearn_tags__(self) -> Any:
@@ -176,7 +173,8 @@ class NNGPClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Array:  # noqa: N803
         """The most probable label of each row."""
-        return self.classes_[self.predict_proba(X).argmax(-1)]
+        best = self.predict_proba(X).argmax(-1)
+        return self.classes_[best]
 
 
 def _seed(random_state: Any) -> int:

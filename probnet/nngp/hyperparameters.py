@@ -103,6 +103,13 @@ class HyperParameters:
         for parameter, values in zip(self.parameters, vector.split(sizes), strict=True):
             parameter.data = values.detach().reshape(parameter.shape).clone()
 
+    def multiply(self, factor: float) -> None:
+        """Multiply the covariance K + εI: the kernel, which has an amplitude, and the noise."""
+        module: Any = self.kernel
+        name = "last_w_var" if isinstance(self.kernel, NeuralKernel) else "outputscale"
+        setattr(module, name, getattr(module, name).detach() * factor)
+        self.log_noise.data += math.log(factor)
+
     def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper ends of the range that is searched, each `(p,)`.
 
@@ -179,10 +186,3 @@ def amplitude_of(kernel: Kernel) -> Parameter | None:
     return found if found is not None and found.requires_grad else None
 
 
-def multiply_amplitude(kernel: Kernel, factor: float) -> None:
-    """Multiply a kernel that has an amplitude, in place."""
-    module: Any = kernel
-    if isinstance(kernel, NeuralKernel):
-        module.last_w_var = kernel.last_w_var.detach() * factor
-    else:
-        module.outputscale = module.outputscale.detach() * factor

@@ -76,7 +76,7 @@ class Objective:
 
     @torch.no_grad()
     def best_amplitude(self) -> float:
-        """The factor of the kernel that maximises the evidence at the current values."""
+        """The factor of K + εI that maximises the evidence at the current values."""
         data, _ = self.summary()
         n, q = data.count, float(data.quadratic)
 

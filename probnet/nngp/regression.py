@@ -19,7 +19,7 @@ from inference._checks import (
 )
 from probnet._checks import Values
 from probnet.nngp.data import GPData
-from probnet.nngp.hyperparameters import HyperParameters, amplitude_of, multiply_amplitude
+from probnet.nngp.hyperparameters import HyperParameters, amplitude_of
 from probnet.nngp.independent import IndependentNoisePosterior
 from probnet.nngp.marginal import HyperDraws, laplace_draws, nuts_draws
 from probnet.nngp.objective import Objective, maximize
@@ -204,7 +204,7 @@ class ScaleMixtureGP:
             )
             hyper.assign(torch.from_numpy(mode.vector))
             if profile:
-                multiply_amplitude(hyper.kernel, objective.best_amplitude())
+                hyper.multiply(objective.best_amplitude())
             found = {
                 "num_evaluations": mode.num_evaluations,
                 "gradient_norm": mode.gradient_norm,
