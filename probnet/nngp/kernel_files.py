@@ -62,7 +62,8 @@ def kernel_from_dict(described: Mapping[str, Any]) -> Kernel:
         return _SUMS[name](*(kernel_from_dict(k) for k in described["kernels"])).double()
     if name == "ScaleKernel":
         return _with_values(gk.ScaleKernel(kernel_from_dict(described["base"])), described)
-    options: dict[str, Any] = {key: described[key] for key in ("ard_num_dims", "active_dims")}
+    given = {key: described[key] for key in ("ard_num_dims", "active_dims")}
+    options: dict[str, Any] = {key: v for key, v in given.items() if v is not None}
     if name in _NEURAL:
         architecture = architecture_from_dict(described["architecture"])
         return _with_values(_NEURAL[name](architecture, **options), described)
@@ -74,7 +75,7 @@ def kernel_from_dict(described: Mapping[str, Any]) -> Kernel:
 def _raw_values(kernel: Kernel) -> dict[str, Any]:
     """Raw parameters of the kernel itself, -inf (a variance fixed at zero) as `None`."""
     return {
-        name: [None if v == -torch.inf else float(v) for v in parameter.flatten()]
+        name: [None if v == -torch.inf else float(v) for v in parameter.detach().flatten()]
         for name, parameter in kernel.named_parameters(recurse=False)
     }
 

@@ -143,11 +143,12 @@ def nuts_draws(
         max_tree_depth=6,
     )
     z = torch.from_numpy(np.array(draws.draws["z"]))
-    found = {
-        "max_rhat": float(np.max(inference.diagnostics.rhat(draws.draws["z"]))),
+    found: dict[str, Any] = {
         "min_ess": float(np.min(inference.diagnostics.ess(draws.draws["z"]))),
         "num_divergences": int(np.sum(draws.sample_stats["diverging"])),
     }
+    if num_chains > 1:
+        found["max_rhat"] = float(np.max(inference.diagnostics.rhat(draws.draws["z"])))
     vectors = (center + z @ root.T).flatten(0, 1)
     equal = torch.full((len(vectors),), 1 / len(vectors), dtype=torch.float64)
     return HyperDraws(vectors, equal, found, draws=draws)

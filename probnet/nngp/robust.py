@@ -26,7 +26,8 @@ from probnet.nngp.solutions import DenseSolution
 
 _MAX_ROUNDS = 200
 _TOLERANCE = 1e-8
-_NOISE_NODES = 24
+_NOISE_NODES = 41
+_TAIL = 1e-14  # probability beyond the nodes, on either side
 
 
 def robust_precisions(
@@ -57,9 +58,13 @@ def robust_precisions(
 
 
 def noise_kinds(df: float) -> tuple[Tensor, Tensor]:
-    """Nodes 1/ω and weights for the noise of a new observation, by Gauss-Laguerre quadrature."""
-    nodes, weights = special.roots_genlaguerre(_NOISE_NODES, df / 2 - 1)
-    precision = torch.from_numpy(nodes) / (df / 2)
+    """Nodes 1/ω and weights for the noise of a new observation: the trapezoid rule in ln ω."""
+    shape = df / 2
+    ends = np.log([special.gammaincinv(shape, _TAIL), special.gammainccinv(shape, _TAIL)])
+    log_node = np.linspace(*ends, _NOISE_NODES)
+    log_weight = shape * log_node - np.exp(log_node)
+    weights = np.exp(log_weight - log_weight.max())
+    precision = torch.from_numpy(np.exp(log_node) / shape)
     return 1 / precision, torch.from_numpy(weights / weights.sum())
 
 

@@ -53,7 +53,7 @@ def test_laplace_and_nuts_agree_and_survive_a_file(table, tmp_path):
     model = ScaleMixtureGP(NNGPKernel(mlp(1, "erf")))
     laplace = model.fit(x, y, method="laplace", seed=1, num_draws=300, progress=False)
     nuts = model.fit(
-        x, y, method="nuts", seed=1, progress=False, num_chains=1, num_warmup=60, num_samples=120
+        x, y, method="nuts", seed=1, progress=False, num_chains=2, num_warmup=50, num_samples=50
     )
     first, second = (p.predict(x_new) for p in (laplace, nuts))
     assert ((first.mean - second.mean).abs() < 0.5 * second.stddev).all()
