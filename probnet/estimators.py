@@ -1,7 +1,7 @@
 """scikit-learn adapters for flat tables, usable in a `Pipeline`.
 
-They standardise inside; `predict` returns arrays. For predictive distributions use the model that
-each wraps, or the fitted `posterior_`.
+They standardise inside; `predict` returns arrays. For predictive distributions use the model
+that each wraps, or the fitted `posterior_`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -66,11 +65,18 @@ class NNGPRegressor(RegressorMixin, BaseEstimator):
         self.max_evaluations = max_evaluations
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's names
+    def fit(self, X: Any, y: Any) -> Self:
         """Fit to a table `(n, d)` and targets `(n,)` or `(n, outputs)`."""
-        table, targets = validate_data(
-            self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2
+        checked: Any = validate_data(
+            self,
+            X,
+            y,
+            dtype=np.float64,
+            multi_output=True,
+            y_numeric=True,
+            ensure_min_samples=2,
         )
+        table, targets = checked
         kernel = NNGPKernel(
             mlp(self.depth, self.activation), ard_num_dims=table.shape[1] if self.ard else None
         )
@@ -82,25 +88,26 @@ class NNGPRegressor(RegressorMixin, BaseEstimator):
         )  # fmt: skip
         return self
 
-    def predict(self, X: Any, return_std: bool = False) -> Any:  # noqa: N803
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Mean, and if asked the standard deviation of an observation, of each row."""
         law = self._law(X)
         mean = np.transpose(law.mean.numpy())
         return (mean, np.transpose(law.stddev.numpy())) if return_std else mean
 
-    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> Array:  # noqa: N803
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> Array:
         """Draws of observations, `(n, n_samples)` or `(n, outputs, n_samples)`."""
         check_is_fitted(self)
         table = self._table(X)
         draws = self.posterior_.sample(n_samples, table, seed=_seed(random_state), joint=True)
         return np.transpose(draws.numpy())  # axes reversed: points first, samples last
 
-    def _law(self, X: Any) -> Any:  # noqa: N803
+    def _law(self, X: Any) -> Any:
         check_is_fitted(self)
         return self.posterior_.predict(self._table(X))
 
-    def _table(self, X: Any) -> Array:  # noqa: N803
-        return validate_data(self, X, dtype=np.float64, reset=False)
+    def _table(self, X: Any) -> Array:
+        checked: Any = validate_data(self, X, dtype=np.float64, reset=False)
+        return checked
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -144,9 +151,10 @@ class NNGPClassifier(ClassifierMixin, BaseEstimator):
         self.beta = beta
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> Self:
         """Fit to a table `(n, d)` and labels `(n,)` of any type."""
-        table, targets = validate_data(self, X, y, dtype=np.float64)
+        checked: Any = validate_data(self, X, y, dtype=np.float64)
+        table, targets = checked
         check_classification_targets(targets)
         self.classes_, labels = np.unique(targets, return_inverse=True)
         if len(self.classes_) < 2:
@@ -165,13 +173,13 @@ class NNGPClassifier(ClassifierMixin, BaseEstimator):
         )  # fmt: skip
         return self
 
-    def predict_proba(self, X: Any) -> Array:  # noqa: N803
+    def predict_proba(self, X: Any) -> Array:
         """Class probabilities `(n, classes)`."""
         check_is_fitted(self)
-        table = validate_data(self, X, dtype=np.float64, reset=False)
+        table: Any = validate_data(self, X, dtype=np.float64, reset=False)
         return self.posterior_.predict(self._standardizer.transform(table)).probs.numpy()
 
-    def predict(self, X: Any) -> Array:  # noqa: N803
+    def predict(self, X: Any) -> Array:
         """The most probable label of each row."""
         best = self.predict_proba(X).argmax(-1)
         return self.classes_[best]

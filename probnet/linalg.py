@@ -13,7 +13,7 @@ _JITTERS = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
 
 
 def jittered_cholesky(matrix: Tensor, *, hint: Callable[[], str] | None = None) -> Tensor:
-    """Lower Cholesky factor of a symmetric matrix that is positive semi-definite but for rounding.
+    """Lower Cholesky factor of a matrix that is positive semi-definite but for rounding.
 
     Jitter, relative to the mean of the diagonal, is added only where the factorisation fails
     without it: from 1e-10 by tens to 1e-6.
@@ -40,6 +40,6 @@ def jittered_cholesky(matrix: Tensor, *, hint: Callable[[], str] | None = None) 
             return factor
     raise LinAlgError(
         f"a covariance matrix of shape {tuple(matrix.shape)} and mean diagonal "
-        f"{float(size.mean()):.3g} is not positive definite, even with {_JITTERS[-1]:g} of that "
-        f"added to its diagonal.{' ' + hint() if hint else ''}"
+        f"{float(size.detach().mean()):.3g} is not positive definite, even with "
+        f"{_JITTERS[-1]:g} of that added to its diagonal.{' ' + hint() if hint else ''}"
     )

@@ -52,12 +52,12 @@ class DrawsMixture(Distribution):
     Args:
         components: p_s, batch shape `(*draws, *batch)`.
         num_draw_axes: how many leading axes are draws, such as 2 for (chain, draw).
-        weights: of the draws, such as importance weights or those of a quadrature rule; shape
-            that of the leading axes, nonnegative, normalised here; equal if omitted.
+        weights: of the draws, such as importance weights or those of a quadrature rule, in the
+            shape of the leading axes; nonnegative, normalised here; equal if omitted.
 
     Raises:
-        ValueError: if `components` has fewer batch axes than that, or no draw, or if the weights
-            do not fit.
+        ValueError: if `components` has fewer batch axes than that, or no draw, or if the
+            weights do not fit.
 
     Example:
         >>> draws = torch.distributions.Normal(torch.tensor([[-1.0], [3.0]]), 1.0)  # S = 2
@@ -168,7 +168,9 @@ class DrawsMixture(Distribution):
         else:
             edges = self.log_weights.exp().cumsum(0)
             uniform = torch.rand(count, dtype=edges.dtype, device=edges.device) * edges[-1]
-            picked = torch.searchsorted(edges, uniform, right=True).clamp_max(self.num_draws - 1)
+            picked = torch.searchsorted(edges, uniform, right=True).clamp_max(
+                self.num_draws - 1
+            )
         # A posterior draw picked for the j-th time is served by the j-th round of samples.
         order = picked.argsort(stable=True)
         ordered = picked[order]

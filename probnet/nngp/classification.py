@@ -47,7 +47,9 @@ class LabelRegressionPosterior(Posterior, family="nngp.label_regression"):
         """That of the regression: a density of one-hot labels."""
         return self.regression.log_evidence
 
-    def predict(self, x: Values, *, observation: bool = True, joint: bool = False) -> Distribution:
+    def predict(
+        self, x: Values, *, observation: bool = True, joint: bool = False
+    ) -> Distribution:
         """Class probabilities at new inputs: a `Categorical` of batch shape `(m,)`.
 
         Args:
@@ -156,7 +158,7 @@ class ScaleMixtureClassifier:
         regression = self._regression.fit(
             x, one_hot - one_hot.mean(0), optimize=optimize, progress=progress, **options
         )
-        assert isinstance(regression, ScaleMixturePosterior)  # noqa: S101 - noise is joint
+        assert isinstance(regression, ScaleMixturePosterior)
         temperature, loss = _temperature(regression.leave_one_out().mean, classes)
         diagnostics = {**regression.diagnostics, "leave_one_out_nll": loss}
         return LabelRegressionPosterior(regression, temperature, method, diagnostics)

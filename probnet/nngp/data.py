@@ -76,7 +76,7 @@ class GPData:
         return self.y_standardizer.scale
 
     def mean_to_user(self, mean: Tensor) -> Tensor:
-        """Means `(*draws, outputs, m)` in the user's units; `(*draws, m)` for vector targets."""
+        """Means `(*draws, outputs, m)` in the user's units, `(*draws, m)` of vector targets."""
         if self.y_standardizer is not None:
             mean = self.y_standardizer.inverse(mean.mT).mT
         return mean.squeeze(-2) if self.vector_target else mean
@@ -127,11 +127,16 @@ class GPData:
 def check_inputs(kernel: Kernel, name: str, x: Values) -> Tensor:
     """Finite float64 inputs: a table `(n, d)`, or images where the kernel takes them."""
     tensor = as_tensor(name, x).detach().cpu()
-    if isinstance(kernel, NeuralKernel) and kernel.architecture.takes_images and tensor.ndim == 4:
+    if (
+        isinstance(kernel, NeuralKernel)
+        and kernel.architecture.takes_images
+        and tensor.ndim == 4
+    ):
         if not tensor.numel():
             raise ValueError(f"`{name}` must not be empty; got shape {tuple(tensor.shape)}.")
         return check_finite(name, tensor)
     table = check_finite(name, check_matrix(name, tensor))
-    if kernel.ard_num_dims is not None and kernel.active_dims is None:
+    active: Any = kernel.active_dims
+    if kernel.ard_num_dims is not None and active is None:
         check_matrix(name, table, kernel.ard_num_dims)
     return table

@@ -56,7 +56,11 @@ class EvidenceMixture:
             law = self.posteriors[name].predict(x, observation=observation)
             if isinstance(law, DrawsMixture):
                 logs = law.log_weights
-                own = torch.full((law.num_draws,), 1 / law.num_draws) if logs is None else logs.exp()
+                own = (
+                    torch.full((law.num_draws,), 1 / law.num_draws)
+                    if logs is None
+                    else logs.exp()
+                )
                 parts.append((law.components, weight * own))
             else:
                 parts.append((_as_one_draw(law), torch.tensor([weight], dtype=torch.float64)))
@@ -69,7 +73,8 @@ class EvidenceMixture:
             )
         fields = ("df", "loc", "scale") if kinds == {"StudentT"} else ("loc", "scale")
         joined = [torch.cat([getattr(law, f) for law in components]) for f in fields]
-        law = StudentT(*joined, validate_args=False) if len(joined) == 3 else Normal(*joined)
+        family: Any = StudentT if len(joined) == 3 else Normal
+        law = family(*joined, validate_args=False)
         return DrawsMixture(law, weights=torch.cat([weights for _, weights in parts]))
 
     def table(self) -> str:
@@ -97,7 +102,9 @@ def compare(posteriors: Mapping[str, Fitted]) -> EvidenceMixture:
     for data in others:
         own = data.mean_to_user(data.y.T)
         if own.shape != targets.shape or not torch.allclose(own, targets):
-            raise ValueError("`posteriors` must be of the same targets; evidence compares no others.")
+            raise ValueError(
+                "`posteriors` must be of the same targets; evidence compares no others."
+            )
     values = {name: float(p.log_evidence) for name, p in posteriors.items()}
     ordered = dict(sorted(values.items(), key=lambda item: -item[1]))
     logs = torch.tensor(list(ordered.values()), dtype=torch.float64)

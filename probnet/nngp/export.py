@@ -59,7 +59,7 @@ def scale_mixture_tree(posterior: ScaleMixturePosterior) -> xarray.DataTree:
 def _with_hyperparameters(posterior: ScaleMixturePosterior) -> dict[str, Any]:
     """Draws of both, equally weighted: chains of NUTS, or resampled by their weights."""
     vectors, weights = posterior.vectors, posterior.weights
-    assert vectors is not None and weights is not None  # noqa: S101, PT018 - for the type checker
+    assert vectors is not None and weights is not None  # noqa: PT018 - for the type checker
     scale: Any = posterior.scale_posterior
     values = scale.components.sample()
     if posterior.draws is not None:

@@ -141,9 +141,7 @@ class HyperParameters:
 
     def prior_sd(self) -> NDArray[np.float64]:
         """Standard deviation of each entry under the weak priors, `(p,)`."""
-        return np.concatenate(
-            [np.full(b.parameter.numel(), b.range.sd) for b in self.blocks]
-        )
+        return np.concatenate([np.full(b.parameter.numel(), b.range.sd) for b in self.blocks])
 
     def _find_blocks(self, *, amplitude: bool) -> Iterator[Block]:
         redundant = None if amplitude else self.amplitude
@@ -159,12 +157,12 @@ class HyperParameters:
             yield Block(label, parameter, limits, registered=f"{label}_prior" in priors)
 
     def _log_jacobian(self, block: Block) -> Tensor:
-        """ln |d value / d raw| of the constraint."""
+        """Ln |d value / d raw| of the constraint."""
         raw = block.parameter
         constraint = self._constraint(raw)
         if constraint is None:
             return raw.new_zeros(())
-        value, slope = torch.func.jvp(constraint.transform, (raw,), (torch.ones_like(raw),))
+        slope = torch.func.jvp(constraint.transform, (raw,), (torch.ones_like(raw),))[1]
         return slope.abs().log().sum()
 
     def _constraint(self, raw: Parameter) -> Any:
@@ -184,5 +182,3 @@ def amplitude_of(kernel: Kernel) -> Parameter | None:
     elif isinstance(kernel, ScaleKernel):
         found = module.raw_outputscale
     return found if found is not None and found.requires_grad else None
-
-

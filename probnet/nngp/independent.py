@@ -76,7 +76,7 @@ class IndependentNoisePosterior(Posterior, family="nngp.independent_noise"):
 
     @property
     def log_evidence(self) -> float:
-        """ln p(y), σ² and τ² integrated out, in the user's units."""
+        """Ln p(y), σ² and τ² integrated out, in the user's units."""
         return self._grid.log_evidence + self.data.log_jacobian()
 
     @property
@@ -91,7 +91,9 @@ class IndependentNoisePosterior(Posterior, family="nngp.independent_noise"):
         weights = self._grid.log_weights.exp().sum(0)
         return NodeLaw(self._grid.log_noise.exp(), weights / weights.sum())
 
-    def predict(self, x: Values, *, observation: bool = True, joint: bool = False) -> Distribution:
+    def predict(
+        self, x: Values, *, observation: bool = True, joint: bool = False
+    ) -> Distribution:
         """The predictive law: a mixture of normals over the grid.
 
         Raises:
@@ -128,7 +130,7 @@ class IndependentNoisePosterior(Posterior, family="nngp.independent_noise"):
             "observed_data": {"y": self.data.y.numpy()},
             "constant_data": {"x": self.data.x.numpy()},
         }
-        attrs = {"method": self.method, "draws": "independent"}
+        attrs: dict[str, Any] = {"method": self.method, "draws": "independent"}
         attrs["diagnostics"] = dict(self.diagnostics)
         dims = {"y": ["row", "output"], "x": ["row", "feature"]}
         return build_datatree(groups, coords={}, dims=dims, attrs=attrs)
@@ -195,7 +197,7 @@ class IndependentNoisePosterior(Posterior, family="nngp.independent_noise"):
 def _log_likelihood(
     values: Tensor, energy: Tensor, outputs: int, log_scale: Tensor, log_noise: Tensor
 ) -> Tensor:
-    """ln p(y | σ², τ²) on the product grid, a few rows at a time."""
+    """Ln p(y | σ², τ²) on the product grid, a few rows at a time."""
     rows: list[Tensor] = []
     step = max(1, _CHUNK // (len(log_noise) * len(values)))
     for some in log_scale.split(step):
@@ -227,21 +229,25 @@ def _integrate(log_joint: Any, scale: ScalePrior, noise: ScalePrior, around: flo
         boxes = smaller
         if settled:
             break
-    previous = math.inf
-    for count in _NODES:
-        axes = [_axis(box, count) for box in boxes]
-        logs = log_joint(*axes)
-        for box in boxes:
-            logs = logs + (math.log((box[1] - box[0]) / (count - 1)) if box[1] > box[0] else 0.0)
-        evidence = float(logs.logsumexp((0, 1)))
-        if abs(evidence - previous) < _TOLERANCE:
-            break
-        change, previous = abs(evidence - previous), evidence
-    else:
-        warn(
-            f"the integral over the scale and the noise still changes by {change:.1e} at "
-            f"{_NODES[-1]} x {_NODES[-1]} nodes."
-        )
+    grid = _trapezoid(log_joint, boxes, _NODES[0])
+    for count in _NODES[1:]:
+        previous, grid = grid, _trapezoid(log_joint, boxes, count)
+        change = abs(grid.log_evidence - previous.log_evidence)
+        if change < _TOLERANCE:
+            return grid
+    warn(
+        f"the integral over the scale and the noise has not converged to {_TOLERANCE} at "
+        f"{_NODES[-1]} x {_NODES[-1]} nodes."
+    )
+    return grid
+
+
+def _trapezoid(log_joint: Any, boxes: list[tuple[float, float]], count: int) -> _Grid:
+    axes = [_axis(box, count) for box in boxes]
+    logs: Tensor = log_joint(*axes)
+    for low, high in boxes:
+        logs = logs + (math.log((high - low) / (count - 1)) if high > low else 0.0)
+    evidence = float(logs.logsumexp((0, 1)))
     return _Grid(axes[0], axes[1], logs - evidence, evidence)
 
 

@@ -18,7 +18,10 @@ _PLAIN: dict[str, type[Kernel]] = {
     for cls in (gk.CosineKernel, gk.LinearKernel, gk.PeriodicKernel, gk.RBFKernel, gk.RQKernel)
 }
 _NEURAL: dict[str, type[NeuralKernel]] = {"NNGPKernel": NNGPKernel, "NTKernel": NTKernel}
-_SUMS: dict[str, type[Kernel]] = {"AdditiveKernel": gk.AdditiveKernel, "ProductKernel": gk.ProductKernel}
+_SUMS: dict[str, type[Kernel]] = {
+    "AdditiveKernel": gk.AdditiveKernel,
+    "ProductKernel": gk.ProductKernel,
+}
 _OTHERS = ("MaternKernel", "ScaleKernel")
 
 
@@ -35,8 +38,11 @@ def kernel_to_dict(kernel: Kernel) -> dict[str, Any]:
     own: dict[str, Any] = {"name": name, "values": _raw_values(kernel)}
     if name == "ScaleKernel":
         return own | {"base": kernel_to_dict(module.base_kernel)}
-    active = None if kernel.active_dims is None else kernel.active_dims.tolist()
-    own |= {"ard_num_dims": kernel.ard_num_dims, "active_dims": active}
+    active = module.active_dims
+    own |= {
+        "ard_num_dims": kernel.ard_num_dims,
+        "active_dims": None if active is None else active.tolist(),
+    }
     if isinstance(kernel, NeuralKernel) and name in _NEURAL:
         return own | {"architecture": kernel.architecture.to_dict()}
     if name == "MaternKernel":
@@ -45,8 +51,8 @@ def kernel_to_dict(kernel: Kernel) -> dict[str, Any]:
         return own
     known = sorted({*_PLAIN, *_NEURAL, *_SUMS, *_OTHERS})
     raise TypeError(
-        f"a {name} cannot be written to a file; kernels that can are {known}. Keep the data and "
-        f"fit again, or write the predictions."
+        f"a {name} cannot be written to a file; kernels that can are {known}. Keep the data "
+        f"and fit again, or write the predictions."
     )
 
 
@@ -59,7 +65,8 @@ def kernel_from_dict(described: Mapping[str, Any]) -> Kernel:
     known = {*_PLAIN, *_NEURAL, *_SUMS, *_OTHERS}
     name = check_choice("name", described["name"], known)
     if name in _SUMS:
-        return _SUMS[name](*(kernel_from_dict(k) for k in described["kernels"])).double()
+        parts: Any = [kernel_from_dict(k) for k in described["kernels"]]
+        return _SUMS[name](*parts).double()
     if name == "ScaleKernel":
         return _with_values(gk.ScaleKernel(kernel_from_dict(described["base"])), described)
     given = {key: described[key] for key in ("ard_num_dims", "active_dims")}

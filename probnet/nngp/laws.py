@@ -51,9 +51,7 @@ def scale_weights(prior: ScalePrior, data: DataSummary, draw_weights: Tensor) ->
         scales = (2 * prior.rate + data.quadratic) / df
         return ScaleWeights(df, scales[:, None], draw_weights[:, None])
     nodes = scale_nodes(prior, data)
-    return ScaleWeights(
-        None, nodes.u.exp(), nodes.log_weights.exp() * draw_weights[:, None]
-    )
+    return ScaleWeights(None, nodes.u.exp(), nodes.log_weights.exp() * draw_weights[:, None])
 
 
 def marginal_law(

@@ -64,15 +64,16 @@ def laplace_draws(
     root = _covariance_root(objective, mode.vector)
     widths = _widths(objective, mode, root)
     noise = generator(seed, Stream.NOISE)
-    proposals: list[Proposal] = [SplitT(mode.vector, root, widths)]
+    first = SplitT(mode.vector, root, widths)
+    proposals: list[Proposal] = [first]
     counts = [num_draws // 2, num_draws - num_draws // 2]
     vectors = np.empty((0, len(root)))
     values = np.empty(0)
     bar = tqdm(total=num_draws, desc="laplace", disable=None if progress else True)
     for count in counts:
         if len(values):
-            log_density = proposals[0].log_density(vectors)
-            proposals.append(FittedT.to(vectors, values - log_density, proposals[0]))
+            log_density = first.log_density(vectors)
+            proposals.append(FittedT.to(vectors, values - log_density, first))
         new = proposals[-1].draw(count, noise)
         found_values: list[float] = []
         for vector in new:
@@ -103,7 +104,10 @@ def laplace_draws(
     kept = weights > _NEGLIGIBLE * weights.max()
     vectors, weights = vectors[alive][kept], weights[kept] / weights[kept].sum()
     return HyperDraws(
-        torch.from_numpy(vectors), torch.from_numpy(weights), found, log_evidence=float(evidence)
+        torch.from_numpy(vectors),
+        torch.from_numpy(weights),
+        found,
+        log_evidence=float(evidence),
     )
 
 

@@ -1,8 +1,8 @@
 """What is maximised or sampled over hyper-parameters, and its maximisation.
 
-Where the kernel has an amplitude (the output layer's variance, or the scale of a `ScaleKernel`),
-the evidence is maximised over it in closed form for every scale prior: the scale matrix aC enters
-only through q/a and ℓ + n ln a, so that what is left is -(ℓ + n ln q)/2 and a constant. The
+Where the kernel has an amplitude (the output layer's variance, or that of a `ScaleKernel`), the
+evidence is maximised over it in closed form for every scale prior: the matrix aC enters only
+through q/a and ℓ + n ln a, so that what is left is -(ℓ + n ln q)/2 and a constant. The
 amplitude is set afterwards, by one-dimensional search.
 """
 
@@ -55,7 +55,7 @@ class Objective:
     precisions: Tensor | None = None
 
     def summary(self) -> tuple[DataSummary, Tensor]:
-        """q and ℓ at the current values, differentiable, and what the bound subtracts."""
+        """Q and ℓ at the current values, differentiable, and what the bound subtracts."""
         kernel, noise = self.hyper.kernel, self.hyper.noise_ratio
         n, outputs = self.y.shape
         if self.inducing is not None:
@@ -86,7 +86,9 @@ class Objective:
             return -float(log_evidence(self.scale_prior, scaled))
 
         center = math.log(q / n) - self.scale_prior.center
-        found: Any = minimize_scalar(negative, bounds=(center - 5, center + 5), method="bounded")
+        found: Any = minimize_scalar(
+            negative, bounds=(center - 5, center + 5), method="bounded"
+        )
         return math.exp(found.x)
 
     def integrated(self) -> Tensor:
@@ -105,9 +107,12 @@ class Objective:
         parameters = self.hyper.parameters
         with torch.enable_grad():
             value = self.profiled() if profile else self.integrated()
-            found = torch.autograd.grad(value, parameters, allow_unused=True)
+            found: Any = torch.autograd.grad(value, parameters, allow_unused=True)
         gradient = torch.cat(
-            [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, parameters, strict=True)]
+            [
+                (torch.zeros_like(p) if g is None else g).flatten()
+                for g, p in zip(found, parameters, strict=True)
+            ]
         )
         return float(value.detach()), gradient.numpy()
 

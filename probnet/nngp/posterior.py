@@ -81,7 +81,7 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
 
     @property
     def log_evidence(self) -> float:
-        """ln p(y) in the user's units.
+        """Ln p(y) in the user's units.
 
         At the hyper-parameters used; with them integrated out under `method="laplace"`. A lower
         bound with inducing points or robust noise.
@@ -108,7 +108,9 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
         ratio = torch.tensor(self.noise_ratio, dtype=torch.float64)
         return self._solve(self.kernel, ratio)
 
-    def predict(self, x: Values, *, observation: bool = True, joint: bool = False) -> Distribution:
+    def predict(
+        self, x: Values, *, observation: bool = True, joint: bool = False
+    ) -> Distribution:
         """The predictive law at new inputs; Student's t under an inverse-gamma prior.
 
         Args:
@@ -154,7 +156,9 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
         log_prob = full - log_evidence(self.scale_prior, rest) - self.data.unit.log().sum()
         spread = scale_law(self.scale_prior, rest).mean * variance
         means, variances = self.data.mean_to_user(mean.T), self.data.variance_to_user(spread)
-        return LeaveOneOut(*(v if v.ndim == 1 else v.T for v in (means, variances)), log_prob)
+        if self.data.vector_target:
+            return LeaveOneOut(means, variances, log_prob)
+        return LeaveOneOut(means.T, variances.T, log_prob)
 
     def condition(self, x: Values, y: Values) -> ScaleMixturePosterior:
         """The posterior after further data, exact for these hyper-parameters.
@@ -164,8 +168,9 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
         """
         if self.vectors is not None or self.inducing is not None or self.noise_df is not None:
             raise ValueError(
-                f"`condition` is exact only at fixed hyper-parameters, with exact inference and "
-                f"normal noise; this posterior has method {self.method!r}. Fit all data again."
+                f"`condition` is exact only at fixed hyper-parameters, with exact inference "
+                f"and normal noise; this posterior has method {self.method!r}. Fit all data "
+                f"again."
             )
         return replace(self, data=self.data.appended(self.kernel, x, y))
 
@@ -275,4 +280,3 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
 
 
 _OPTIONAL_TENSORS = ("vectors", "weights", "inducing", "precisions")
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class FittedT(Proposal):
 
     @classmethod
     def to(cls, vectors: Array, log_weights: Array, first: SplitT) -> FittedT:
-        """Fit to draws of `first`; the fewer of them count, the closer its covariance to that."""
+        """Fit to draws of `first`; the fewer of them count, the closer it stays to that."""
         alive = np.isfinite(log_weights)
         weights = np.exp(log_weights[alive] - log_weights[alive].max())
         # Square-rooted weights: their few largest would decide alone.
@@ -98,14 +99,15 @@ class FittedT(Proposal):
 
     def log_density(self, vectors: Array) -> Array:
         """See `Proposal.log_density`."""
-        t = np.linalg.solve(self.root, (vectors - self.center).T).T
+        t: Any = np.linalg.solve(self.root, (vectors - self.center).T).T
         return _log_student_t(t) - np.linalg.slogdet(self.root)[1]
 
 
 def _student_t(count: int, size: int, noise: Generator) -> Array:
     normal = torch.randn(count, size, generator=noise, dtype=torch.float64).numpy()
     chi2 = torch.randn(count, _DF, generator=noise, dtype=torch.float64).square().sum(-1)
-    return normal * np.sqrt(_DF / chi2.numpy())[:, None]
+    spread: Array = np.sqrt(_DF / chi2.numpy()).astype(np.float64)
+    return normal * spread[:, None]
 
 
 def _log_student_t(t: Array) -> Array:

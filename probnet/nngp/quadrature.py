@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class DataSummary:
     log_det: Tensor
 
     def log_likelihood(self, u: Tensor) -> Tensor:
-        """ln p(y | σ² = eᵘ) up to nothing; u has one more axis than the batch, of nodes."""
+        """Ln p(y | σ² = eᵘ) up to nothing; u has one more axis than the batch, of nodes."""
         q, log_det = self.quadratic.unsqueeze(-1), self.log_det.unsqueeze(-1)
         constant = self.count * math.log(2 * math.pi) + log_det
         return -(constant + self.count * u + q * torch.exp(-u)) / 2
@@ -66,7 +67,7 @@ class ScaleNodes:
 
 
 def log_evidence(prior: ScalePrior, data: DataSummary) -> Tensor:
-    """ln p(y) = ln ∫ N(y; 0, σ²C) H(dσ²), differentiable in q and ℓ; shape `(*batch,)`."""
+    """Ln p(y) = ln ∫ N(y; 0, σ²C) H(dσ²), differentiable in q and ℓ; shape `(*batch,)`."""
     if isinstance(prior, InverseGamma):
         return _student_t(prior, data)
     if isinstance(prior, PointMass):
@@ -86,22 +87,28 @@ def scale_nodes(prior: ScalePrior, data: DataSummary) -> ScaleNodes:
         evidence = data.log_likelihood(u).squeeze(-1)
         return ScaleNodes(u, torch.zeros_like(u), evidence)
     low, high = _support(prior, data)
-    previous: Tensor | None = None
-    for count in _NODES:
-        steps = torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)
-        u = low.unsqueeze(-1) + (high - low).unsqueeze(-1) * steps
-        logs = data.log_likelihood(u) + prior.log_prob_log(u)
-        width = ((high - low) / (count - 1)).log()
-        evidence = logs.logsumexp(-1) + width
-        if previous is not None and bool(((evidence - previous).abs() < _TOLERANCE).all()):
-            break
-        previous = evidence.detach()
-    else:
-        warn(
-            f"the integral over the scale has not converged to {_TOLERANCE} after {_NODES[-1]} "
-            f"nodes: the density of {prior!r} is not smooth in ln σ²."
-        )
-    return ScaleNodes(u, logs - logs.logsumexp(-1, keepdim=True), evidence)
+    nodes = _trapezoid(prior, data, low, high, _NODES[0])
+    for count in _NODES[1:]:
+        previous, nodes = nodes, _trapezoid(prior, data, low, high, count)
+        change = (nodes.log_evidence - previous.log_evidence).detach().abs()
+        if bool((change < _TOLERANCE).all()):
+            return nodes
+    warn(
+        f"the integral over the scale has not converged to {_TOLERANCE} after {_NODES[-1]} "
+        f"nodes: the density of {prior!r} is not smooth in ln σ²."
+    )
+    return nodes
+
+
+def _trapezoid(
+    prior: ScalePrior, data: DataSummary, low: Tensor, high: Tensor, count: int
+) -> ScaleNodes:
+    steps = torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)
+    u = low.unsqueeze(-1) + (high - low).unsqueeze(-1) * steps
+    logs = data.log_likelihood(u) + prior.log_prob_log(u)
+    total = logs.logsumexp(-1)
+    evidence = total + ((high - low) / (count - 1)).log()
+    return ScaleNodes(u, logs - total.unsqueeze(-1), evidence)
 
 
 def _student_t(prior: InverseGamma, data: DataSummary) -> Tensor:
@@ -135,8 +142,8 @@ def _support(prior: ScalePrior, data: DataSummary) -> tuple[Tensor, Tensor]:
 
 
 def _search_grid(prior: ScalePrior, peak: Tensor, count: int) -> Tensor:
-    """Sorted values of u, fine where likelihood or prior may be narrow, wide enough for tails."""
-    options = {"dtype": peak.dtype, "device": peak.device}
+    """Sorted values of u: fine where likelihood or prior may be narrow, wide for tails."""
+    options: dict[str, Any] = {"dtype": peak.dtype, "device": peak.device}
     wide = torch.arange(-_REACH, _REACH + 1, 1.0, **options)
     near = torch.arange(-40.0, 40.0, _COARSE, **options)
     fine = torch.linspace(-15.0, 15.0, 241, **options)

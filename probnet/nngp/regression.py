@@ -50,7 +50,7 @@ class ScaleMixtureGP:
     r"""f | σ² ~ GP(0, σ²k), σ² ~ H, observed with noise: y = f + e.
 
     With an inverse-gamma H this is a Student-t process, in closed form; with a point mass a
-    Gaussian process; any other H is integrated exactly. Several outputs share σ² and the kernel.
+    Gaussian process; any other H is integrated exactly. Outputs share σ² and the kernel.
 
     Source: Lee, Yun, Yang & Lee (ICLR 2022).
 
@@ -180,7 +180,9 @@ class ScaleMixtureGP:
 
     def _check_combination(self, data: GPData, method: str, *, optimize: bool) -> None:
         if self.noise_df is not None and data.y.shape[1] > 1:
-            raise ValueError("`noise_df`: Student-t noise takes one output; fit each by itself.")
+            raise ValueError(
+                "`noise_df`: Student-t noise takes one output; fit each by itself."
+            )
         integrates = optimize and method != "evidence"
         if integrates and (self.noise_df is not None or self.noise == "independent"):
             raise ValueError(
@@ -227,7 +229,7 @@ class ScaleMixtureGP:
         return choose_inducing(hyper.kernel, data.x, self.num_inducing)
 
     def _robust(self, hyper: HyperParameters, data: GPData) -> tuple[Tensor, float]:
-        assert self.noise_df is not None  # noqa: S101 - for the type checker
+        assert self.noise_df is not None
         return robust_precisions(
             hyper.kernel, data.x, data.y, hyper.noise_ratio.detach(),
             prior=self.scale_prior, df=self.noise_df,

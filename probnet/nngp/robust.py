@@ -1,7 +1,7 @@
 r"""Student-t noise around the same solver.
 
-y_i = f_i + e_i with e_i | ω_i ~ N(0, σ²ε/ω_i) and ω_i ~ Gamma(ν/2, ν/2). Under q(f, σ²)q(ω)
-every factor is conjugate: given E[ω], f and σ² have the usual posterior with noise ε/E[ω_i], and
+y_i = f_i + e_i with e_i | ω_i ~ N(0, σ²ε/ω_i), ω_i ~ Gamma(ν/2, ν/2). Under q(f, σ²)q(ω) every
+factor is conjugate: given E[ω], f and σ² have the usual posterior with noise ε/E[ω_i], and
 
     q(ω_i) = Gamma((ν + 1)/2, (ν + r_i)/2),   r_i = E[(y_i - f_i)²/σ²]/ε,
 
@@ -43,7 +43,7 @@ def robust_precisions(
         prior: of σ².
         df: ν > 0 of the noise.
     """
-    precisions = torch.ones(len(y), dtype=y.dtype)
+    precisions, change = torch.ones(len(y), dtype=y.dtype), math.inf
     for _ in range(_MAX_ROUNDS):
         solution = DenseSolution.solve(kernel, x, y, noise_ratio, precisions)
         residual = _expected_residuals(solution, precisions, prior) / noise_ratio
@@ -53,7 +53,10 @@ def robust_precisions(
         if change < _TOLERANCE:
             break
     else:
-        warn(f"the weights of robust noise still move by {change:.1e} after {_MAX_ROUNDS} rounds.")
+        warn(
+            f"the weights of robust noise still move by {change:.1e} after {_MAX_ROUNDS} "
+            f"rounds."
+        )
     return precisions, _lower_bound(kernel, x, y, noise_ratio, precisions, prior=prior, df=df)
 
 
@@ -61,7 +64,7 @@ def noise_kinds(df: float) -> tuple[Tensor, Tensor]:
     """Nodes 1/ω and weights for the noise of a new observation: the trapezoid rule in ln ω."""
     shape = df / 2
     ends = np.log([special.gammaincinv(shape, _TAIL), special.gammainccinv(shape, _TAIL)])
-    log_node = np.linspace(*ends, _NOISE_NODES)
+    log_node = np.linspace(ends[0], ends[1], _NOISE_NODES)
     log_weight = shape * log_node - np.exp(log_node)
     weights = np.exp(log_weight - log_weight.max())
     precision = torch.from_numpy(np.exp(log_node) / shape)
@@ -76,7 +79,9 @@ def inverse_scale_mean(prior: ScalePrior, data: DataSummary) -> Tensor:
     return nodes.expectation(torch.exp(-nodes.u))
 
 
-def _expected_residuals(solution: DenseSolution, precisions: Tensor, prior: ScalePrior) -> Tensor:
+def _expected_residuals(
+    solution: DenseSolution, precisions: Tensor, prior: ScalePrior
+) -> Tensor:
     """E[(y - f)²/σ²], from y - m = N C⁻¹y and V = N - N C⁻¹N with N the noise matrix."""
     noise = solution.noise_ratio / precisions
     residual = noise * solution.weights[:, 0]
@@ -95,7 +100,7 @@ def _lower_bound(
     prior: ScalePrior,
     df: float,
 ) -> float:
-    """ln p(y | noise ε/E[ω]) plus what q(ω) adds: ½(E ln ω - ln E ω) - KL(q(ω) | p(ω))."""
+    """Ln p(y | noise ε/E[ω]) plus what q(ω) adds: ½(E ln ω - ln E ω) - KL(q(ω) | p(ω))."""
     solution = DenseSolution.solve(kernel, x, y, noise_ratio, precisions)
     shape, prior_shape = (df + 1) / 2, df / 2
     rate = shape / precisions.numpy()

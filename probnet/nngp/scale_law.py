@@ -41,7 +41,10 @@ class NodeLaw(Distribution):
         weights: same shape; they sum to one.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's protocol
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        """None: the arguments are made here."""
+        return {}
 
     def __init__(self, values: Tensor, weights: Tensor) -> None:
         self._values, self._weights = values, weights
@@ -77,8 +80,15 @@ class QuadratureLaw(Distribution):
         data: what the data say, any batch shape.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's protocol
-    support = constraints.positive  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        """None: the arguments are made here."""
+        return {}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Positive numbers."""
+        return constraints.positive
 
     def __init__(self, prior: ScalePrior, data: DataSummary) -> None:
         self._prior, self._data = prior, data
@@ -151,4 +161,4 @@ def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
     y0, y1 = y.gather(-1, right - 1), y.gather(-1, right)
     width = x1 - x0
     share = torch.where(width > 0, (points - x0) / torch.where(width > 0, width, 1.0), 0.0)
-    return (y0 + share.clamp(0, 1) * (y1 - y0)).movedim(-1, 0).reshape(*sample, *batch)
+    return (y0 + share.clamp(0, 1) * (y1 - y0)).movedim(-1, 0).reshape((*sample, *batch))

@@ -146,7 +146,9 @@ class DenseSolution(Solution):
         return mean, 1 / inverse_diagonal, rest
 
 
-def quadratic_and_log_det(c: Tensor, y: Tensor, *, hint: Callable[[], str] | None = None) -> tuple[Tensor, Tensor]:
+def quadratic_and_log_det(
+    c: Tensor, y: Tensor, *, hint: Callable[[], str] | None = None
+) -> tuple[Tensor, Tensor]:
     """Σ_c y_cᵀC⁻¹y_c and ln|C|, with closed-form gradients: C⁻¹ is formed once.
 
     Args:
@@ -169,7 +171,7 @@ class _QuadraticLogDet(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         by_quadratic, by_log_det = grad_outputs
         factor, weights = ctx.saved_tensors
         by_c = torch.cholesky_inverse(factor).mul_(by_log_det)

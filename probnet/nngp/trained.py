@@ -61,7 +61,9 @@ class TrainedNetworkLimit:
         if not isinstance(kernel, NNGPKernel):
             raise TypeError(f"`kernel` must be an NNGPKernel; got {type(kernel).__name__}.")
         if not isinstance(scale_prior, ScalePrior):
-            raise TypeError(f"`scale_prior` must be one of probnet.nngp's; got {scale_prior!r}.")
+            raise TypeError(
+                f"`scale_prior` must be one of probnet.nngp's; got {scale_prior!r}."
+            )
         self.kernel, self.scale_prior = kernel, scale_prior
         self.train = check_choice("train", train, ("last", "all"))
         self.standardize, self.memory_limit = standardize, memory_limit
@@ -122,7 +124,13 @@ class TrainedNetworkPosterior(Posterior, family="nngp.trained"):
         return super().sd(x, observation=observation)
 
     def sample(
-        self, n: int, x: Values, *, seed: int = 0, observation: bool = False, joint: bool = False
+        self,
+        n: int,
+        x: Values,
+        *,
+        seed: int = 0,
+        observation: bool = False,
+        joint: bool = False,
     ) -> Tensor:
         """Draw n times from `predict(x)`."""
         return super().sample(n, x, seed=seed, observation=observation, joint=joint)

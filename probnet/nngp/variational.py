@@ -1,13 +1,13 @@
 r"""Softmax classification by variational inference, whitened, with one scale shared by all.
 
-With inducing points Z, L Lᵀ = K_ZZ and latents u_c = σ L v_c, the prior of v_c is N(0, I) whatever
-σ is, and q(v_c) = N(μ_c, S_c) with full S_c. Then, a_i = L⁻¹k_Zi,
+With inducing points Z, L Lᵀ = K_ZZ and latents u_c = σ L v_c, the prior of v_c is N(0, I)
+whatever σ is, and q(v_c) = N(μ_c, S_c) with full S_c. Then, a_i = L⁻¹k_Zi,
 
     f_ic = σ (a_iᵀμ_c + √(a_iᵀS_c a_i + k_ii - |a_i|²) z),
 
-with one σ per draw for all points and classes. q(ln σ²) is normal, its divergence from any scale
-prior a one-dimensional Gauss-Hermite sum. The output layer's variance is free in addition, so
-that a tight scale prior does not starve the latents.
+with one σ per draw for all points and classes. q(ln σ²) is normal, its divergence from any
+scale prior a one-dimensional Gauss-Hermite sum. The output layer's variance is free in
+addition, so that a tight scale prior does not starve the latents.
 
 Source: Lee, Yun, Yang & Lee (ICLR 2022), section 4, whose family is diagonal and unwhitened.
 """
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _PREDICTIVE_DRAWS = 1000
 _CHUNK = 50
 _EVALUATION_DRAWS = 100
+_START = -1.5  # log standard deviation of the whitened latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,9 @@ class VariationalClassifierPosterior(Posterior, family="nngp.variational_classif
     method: str
     diagnostics: Mapping[str, Any]
 
-    def predict(self, x: Values, *, observation: bool = True, joint: bool = False) -> Distribution:
+    def predict(
+        self, x: Values, *, observation: bool = True, joint: bool = False
+    ) -> Distribution:
         """Class probabilities at new inputs: a `Categorical` of batch shape `(m,)`.
 
         They average the softmax over 1000 draws, each with one σ² for all points and classes;
@@ -171,7 +174,9 @@ def fit_variational(
     count, classes = len(labels), int(labels.max()) + 1
     batch = min(check_integer("batch_size", batch_size, 1), count)
     with torch.no_grad():
-        inducing = choose_inducing(kernel, data.x, check_integer("num_inducing", num_inducing, 1))
+        inducing = choose_inducing(
+            kernel, data.x, check_integer("num_inducing", num_inducing, 1)
+        )
         factor = jittered_cholesky(gram(kernel, inducing))
         a = _project(kernel, factor, inducing, data.x)
         rest = (variances(kernel, data.x) - a.square().sum(0)).clamp_min(0)
@@ -194,10 +199,14 @@ def fit_variational(
     with torch.no_grad():
         family = _Family(final, scale_prior)
         parts = [
-            _log_softmax(family.latents(a[:, i], rest[i], _EVALUATION_DRAWS, noise), labels[i]).sum()
+            _log_softmax(
+                family.latents(a[:, i], rest[i], _EVALUATION_DRAWS, noise), labels[i]
+            ).sum()
             for i in torch.arange(count).split(256)
         ]
-        elbo = float((torch.stack(parts).sum() / _EVALUATION_DRAWS - family.divergence()) / count)
+        elbo = float(
+            (torch.stack(parts).sum() / _EVALUATION_DRAWS - family.divergence()) / count
+        )
     return VariationalClassifierPosterior(
         kernel, scale_prior, inducing, final, torch.tensor(trace, dtype=torch.float64), "svi",
         {"elbo_per_case": elbo, "num_steps": num_steps},
@@ -240,9 +249,7 @@ class _Family:
         if self._known:
             return total
         center, log_sd = self._p["scale"]
-        nodes, weights = (
-            torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(40)
-        )
+        nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(40))
         prior = self._prior.log_prob_log(center + log_sd.exp() * nodes)
         entropy = log_sd + math.log(2 * math.pi * math.e) / 2
         return total - entropy - (weights * prior).sum() / math.sqrt(2 * math.pi)
@@ -258,7 +265,7 @@ def _initial(classes: int, size: int, prior: ScalePrior) -> dict[str, Tensor]:
     options: dict[str, Any] = {"dtype": torch.float64}
     return {
         "mean": torch.zeros(classes, size, **options),
-        "factor": torch.zeros(classes, size, size, **options),
+        "factor": _START * torch.eye(size, **options).repeat(classes, 1, 1),
         "scale": torch.tensor([prior.center, math.log(0.3)], **options),
         "log_amplitude": torch.zeros((), **options),
     }

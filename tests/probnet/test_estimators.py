@@ -28,7 +28,9 @@ def test_regressor_predicts_in_the_units_of_the_data():
     rng = np.random.default_rng(0)
     x = rng.uniform(-2, 2, (80, 2)) * [1, 100] + [5, 1000]
     y = 1000 + 50 * np.sin(2 * (x[:, 0] - 5))
-    regressor = make_pipeline(StandardScaler(), NNGPRegressor(random_state=1)).fit(x[:60], y[:60])
+    regressor = make_pipeline(StandardScaler(), NNGPRegressor(random_state=1)).fit(
+        x[:60], y[:60]
+    )
     mean, sd = regressor[-1].predict(regressor[0].transform(x[60:]), return_std=True)
     assert regressor.score(x[60:], y[60:]) > 0.95
     assert np.mean(np.abs(y[60:] - mean) < 2 * sd) > 0.8

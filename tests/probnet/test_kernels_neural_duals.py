@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, special
 
 from inference import InferenceWarning
-from probnet.kernels.neural.architectures import dual_activation
+from probnet.kernels.neural.activations import dual_activation
 from probnet.kernels.neural.duals import PiecewiseLinear
 from probnet.kernels.neural.hermite import Hermite
 from probnet.networks import ACTIVATIONS

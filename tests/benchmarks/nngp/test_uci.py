@@ -1,7 +1,7 @@
 """Quality on the UCI tables: needs PROBNET_DATA. No test rows are used before the last score.
 
-Architectures are chosen by evidence on the training rows. `test_standard_splits` takes about half
-an hour, `test_authors_protocol` ten minutes, `test_nuts_reference` half an hour.
+Architectures are chosen by evidence on the training rows. `test_standard_splits` takes about
+half an hour, `test_authors_protocol` ten minutes, `test_nuts_reference` half an hour.
 """
 
 import os
@@ -111,7 +111,9 @@ def test_authors_protocol():
             unit = Standardizer.fit(y).scale
             law = posterior.predict(x_test)
             found.append(-float(law.log_prob(y_test).mean()) - float(unit.log()))
-        print(f"{name:9} standardised NLL {np.mean(found):.3f} ± {np.std(found):.3f}", flush=True)
+        print(
+            f"{name:9} standardised NLL {np.mean(found):.3f} ± {np.std(found):.3f}", flush=True
+        )
         assert np.mean(found) <= bound
 
 
@@ -121,10 +123,10 @@ def authors_split(name, seed):
     data = np.loadtxt(os.path.join(root, "data.txt"))
     columns = np.loadtxt(os.path.join(root, "index_features.txt")).astype(int)
     target = np.loadtxt(os.path.join(root, "index_target.txt"), ndmin=1).astype(int)[0]
-    order = np.random.RandomState(10).permutation(len(data))  # noqa: NPY002 - the authors' own
+    order = np.random.RandomState(10).permutation(len(data))
     cut = int(0.9 * len(data))
     head, tail = order[:cut], order[cut:]
-    head = np.random.RandomState(seed).permutation(head)  # noqa: NPY002
+    head = np.random.RandomState(seed).permutation(head)
     train = head[: int(0.8 * len(data))]
     assert table.x_train.shape[1] == len(columns)
     pick = lambda rows: (torch.tensor(data[rows][:, columns]), torch.tensor(data[rows, target]))  # noqa: E731
@@ -141,7 +143,8 @@ def test_nuts_reference(name):
         own = model("erf", 1, x.shape[1])
         laplace = own.fit(x, y, method="laplace", seed=0, progress=False)
         nuts = own.fit(
-            x, y, method="nuts", seed=0, progress=False, num_chains=2, num_warmup=150, num_samples=150,
+            x, y, method="nuts", seed=0, progress=False,
+            num_chains=2, num_warmup=150, num_samples=150,
         )  # fmt: skip
         laws = [p.predict(table.x_test) for p in (laplace, nuts)]
         (a, b, c), (d, e, f) = (score(law, table.y_test) for law in laws)

@@ -11,9 +11,13 @@ import probnet
 from probnet.nngp import InverseGamma, LogNormal, PointMass, ScaleMixtureGP
 from probnet.nngp.solutions import gram
 
+SCALE, NOISE = InverseGamma(2.0, 2.0), LogNormal(-2.0, 1.0)
 
-def fit(kernel, x, y, scale=InverseGamma(2.0, 2.0), noise=LogNormal(-2.0, 1.0), **options):
-    model = ScaleMixtureGP(kernel, scale_prior=scale, noise="independent", noise_prior=noise, **options)
+
+def fit(kernel, x, y, scale=SCALE, noise=NOISE, **options):
+    model = ScaleMixtureGP(
+        kernel, scale_prior=scale, noise="independent", noise_prior=noise, **options
+    )
     return model.fit(x, y, optimize=False)
 
 
@@ -42,7 +46,7 @@ def test_evidence_and_prediction_equal_two_dimensional_quadrature(table, kernel)
 
 
 def test_known_variances_are_a_gaussian_process(table, kernel):
-    x, y, x_new, y_new = table
+    x, y, x_new, _ = table
     grid = fit(kernel, x, y, PointMass(2.0), PointMass(0.1))
     joint = ScaleMixtureGP(kernel, scale_prior=PointMass(2.0), noise_ratio=0.05)
     exact = joint.fit(x, y, optimize=False)

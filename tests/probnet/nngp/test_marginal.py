@@ -33,7 +33,9 @@ def grid(table):
     logs = torch.tensor(values, dtype=torch.float64)
     cell = float((raw[1] - raw[0]) * (noise[1] - noise[0]))
     weights = logs.softmax(0)
-    return float(logs.logsumexp(0)) + np.log(cell), (weights[:, None] * torch.stack(means)).sum(0)
+    return float(logs.logsumexp(0)) + np.log(cell), (weights[:, None] * torch.stack(means)).sum(
+        0
+    )
 
 
 def test_laplace_equals_a_grid(table, grid):
@@ -75,7 +77,9 @@ def test_seeds_decide_everything(table):
     model = ScaleMixtureGP(RBFKernel())
 
     def draws(seed, *, progress=False):
-        return model.fit(x, y, method="laplace", seed=seed, num_draws=40, progress=progress).vectors
+        return model.fit(
+            x, y, method="laplace", seed=seed, num_draws=40, progress=progress
+        ).vectors
 
     assert torch.equal(draws(1), draws(1, progress=True))
     assert not torch.equal(draws(1), draws(2))

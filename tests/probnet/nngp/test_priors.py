@@ -48,10 +48,12 @@ def test_a_users_density_must_be_normalised():
         DensityPrior(lambda s: -(s**2) / 2)
     with pytest.raises(ValueError, match="one finite number"):
         DensityPrior(lambda s: s[:1])
-    with pytest.raises(ValueError, match="integrates to 1.*e\\+30"):
+    with pytest.raises(ValueError, match=r"integrates to 1.*e\+30"):
         DensityPrior(lambda s: 0 * s)
     prior = DensityPrior(lambda s: -(s**2) / 2 + 0.5 * math.log(2 / math.pi))
-    assert float(prior.log_prob(torch.tensor(1.0).double())) == pytest.approx(stats.halfnorm.logpdf(1))
+    assert float(prior.log_prob(torch.tensor(1.0).double())) == pytest.approx(
+        stats.halfnorm.logpdf(1)
+    )
     with pytest.raises(TypeError, match="cannot be written to a file"):
         prior.to_dict()
 

@@ -1,6 +1,7 @@
 """Evidence over the scale against closed forms and SciPy's adaptive quadrature."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,7 +57,9 @@ def test_quadrature_equals_the_closed_form(n, ratio, alpha, beta):
     nodes = scale_nodes(prior, data)
     expected = float(log_evidence(prior, data))
     assert float(nodes.log_evidence) == pytest.approx(expected, abs=1e-9)
-    if alpha + n / 2 > 3:  # else the integrand of the mean has a longer tail than that of the mass
+    if (
+        alpha + n / 2 > 3
+    ):  # else the integrand of the mean has a longer tail than that of the mass
         mean = (beta + n * ratio / 2) / (alpha + n / 2 - 1)
         assert float(nodes.expectation(nodes.u.exp())) == pytest.approx(mean, rel=1e-8)
 
@@ -74,7 +77,8 @@ def test_other_priors_equal_adaptive_quadrature(prior: ScalePrior, n, q):
     grid = torch.linspace(-30, 30, 6001, dtype=torch.float64)
     top = float((data.log_likelihood(grid) + prior.log_prob_log(grid)).max())
     pieces = [-60, *np.linspace(peak - 6, peak + 6, 13), 120]
-    total = sum(integrate.quad(integrand, a, b, epsabs=1e-13)[0] for a, b in zip(pieces, pieces[1:], strict=False))  # fmt: skip
+    parts = [integrate.quad(integrand, a, b, epsabs=1e-13)[0] for a, b in pairwise(pieces)]
+    total = sum(parts)
     assert float(log_evidence(prior, data)) == pytest.approx(top + math.log(total), abs=1e-9)
 
 
@@ -83,15 +87,23 @@ def test_few_nodes_suffice_for_tables():
 
 
 def test_batches_equal_single_data_sets():
-    q, log_det = torch.tensor([1e-3, 5.0, 1e5]).double(), torch.tensor([0.0, 1.0, -3.0]).double()
+    q, log_det = (
+        torch.tensor([1e-3, 5.0, 1e5]).double(),
+        torch.tensor([0.0, 1.0, -3.0]).double(),
+    )
     together = log_evidence(HalfCauchy(), DataSummary(7, q, log_det))
-    alone = [log_evidence(HalfCauchy(), DataSummary(7, a, b)) for a, b in zip(q, log_det, strict=True)]
+    alone = [
+        log_evidence(HalfCauchy(), DataSummary(7, a, b))
+        for a, b in zip(q, log_det, strict=True)
+    ]
     torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-9)
 
 
 def test_evidence_is_differentiable():
     for prior in (InverseGamma(2.0, 1.0), *PRIORS, PointMass(1.3)):
-        q, log_det = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (9.0, 2.0))
+        q, log_det = (
+            torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (9.0, 2.0)
+        )
         assert torch.autograd.gradcheck(
             lambda q, log_det, p=prior: log_evidence(p, DataSummary(6, q, log_det)),
             (q, log_det), atol=1e-6,

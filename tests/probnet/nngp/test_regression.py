@@ -114,7 +114,9 @@ def test_conditioning_in_steps_equals_conditioning_at_once(table, kernel, prior)
 def test_standardising_is_a_change_of_units(table, kernel):
     x, y, x_new, y_new = table
     posterior = fixed(kernel, 10 * x + 3, 7 * y - 100, standardize=True)
-    plain = fixed(kernel, (x - x.mean(0)) / x.std(0, correction=0), (y - y.mean()) / y.std(correction=0))
+    plain = fixed(
+        kernel, (x - x.mean(0)) / x.std(0, correction=0), (y - y.mean()) / y.std(correction=0)
+    )
     unit = 7 * float(y.std(correction=0))
     assert posterior.log_evidence == pytest.approx(plain.log_evidence - 25 * math.log(unit))
     new = (x_new - x.mean(0)) / x.std(0, correction=0)
@@ -147,7 +149,7 @@ def test_predictive_is_calibrated_on_data_from_the_model():
 
 
 def test_joint_samples_share_one_scale(table, kernel):
-    """Whitened squared components of a draw are positively rank-correlated; α = 2, no data near."""
+    """Whitened squared components of a draw are positively rank-correlated."""
     x, y, x_new, _ = table
     prior, few = InverseGamma(2.0, 2.0), slice(0, 1)
     posterior = fixed(kernel, x[few], y[few], prior)
@@ -176,12 +178,16 @@ def test_evidence_is_stationary_at_the_fit(table, kind):
     assert posterior.diagnostics["num_evaluations"] <= 100
     assert all(torch.equal(before[n], p) for n, p in kernel.named_parameters())
     hyper = posterior._hyper()
-    free = [b.parameter is not hyper.amplitude for b in hyper.blocks for _ in b.parameter.flatten()]
+    free = [
+        b.parameter is not hyper.amplitude for b in hyper.blocks for _ in b.parameter.flatten()
+    ]
 
     def target(vector):
         hyper.assign(vector)
         fitted, ratio = hyper.kernel, float(hyper.noise_ratio.detach())
-        evidence = ScaleMixtureGP(fitted, noise_ratio=ratio).fit(x, y, optimize=False).log_evidence
+        evidence = (
+            ScaleMixtureGP(fitted, noise_ratio=ratio).fit(x, y, optimize=False).log_evidence
+        )
         return evidence + float(hyper.log_prior().detach())
 
     best, noise = hyper.vector(), torch.Generator().manual_seed(0)
@@ -240,7 +246,9 @@ def test_arviz_reads_the_posterior(table, kernel):
     draws = found.posterior["scale"]
     assert draws.dims == ("chain", "draw")
     error = 5 * float(posterior.scale_posterior.stddev) / 1000**0.5
-    assert float(draws.mean()) == pytest.approx(float(posterior.scale_posterior.mean), abs=error)
+    assert float(draws.mean()) == pytest.approx(
+        float(posterior.scale_posterior.mean), abs=error
+    )
     assert found.observed_data["y"].shape == (25,)
     assert found.leave_one_out["log_prob"].shape == (1, 1, 25)
     assert arviz.summary(found, kind="stats").shape[0] == 1

@@ -17,7 +17,9 @@ from probnet.nngp.solutions import gram
 def test_many_degrees_of_freedom_are_normal_noise(table, kernel, prior):
     x, y, x_new, _ = table
     normal, robust = (
-        ScaleMixtureGP(kernel, scale_prior=prior, noise_ratio=0.05, noise_df=df).fit(x, y, optimize=False)
+        ScaleMixtureGP(kernel, scale_prior=prior, noise_ratio=0.05, noise_df=df).fit(
+            x, y, optimize=False
+        )
         for df in (None, 1e7)
     )
     assert robust.log_evidence == pytest.approx(normal.log_evidence, abs=1e-4)
@@ -31,7 +33,9 @@ def test_bound_is_below_the_evidence_and_close(table, kernel):
     """ln p(y) by Monte Carlo over the precisions of six observations."""
     x, y = table[0][:6], table[1][:6].clone()
     y[3] += 3.0
-    model = ScaleMixtureGP(kernel, scale_prior=InverseGamma(2.0, 2.0), noise_ratio=0.05, noise_df=3.0)
+    model = ScaleMixtureGP(
+        kernel, scale_prior=InverseGamma(2.0, 2.0), noise_ratio=0.05, noise_df=3.0
+    )
     bound = model.fit(x, y, optimize=False).log_evidence
     k = gram(kernel, x).detach()
     omega = torch.from_numpy(stats.gamma(1.5, scale=1 / 1.5).rvs((40_000, 6), random_state=0))
@@ -49,19 +53,22 @@ def test_outliers_move_the_fit_little(table, kernel):
     x, y, x_new, _ = table
     spoiled = y.clone()
     spoiled[[4, 11, 17]] += torch.tensor([20.0, -15.0, 25.0])
-    options = {"noise_ratio": 0.05}
-    clean = ScaleMixtureGP(kernel, **options).fit(x, y, optimize=False).predict(x_new).mean
-    shifts = [
-        float((ScaleMixtureGP(kernel, noise_df=df, **options).fit(x, spoiled, optimize=False).predict(x_new).mean - clean).abs().mean())
-        for df in (None, 3.0)
-    ]  # fmt: skip
+
+    def mean(targets, df):
+        model = ScaleMixtureGP(kernel, noise_ratio=0.05, noise_df=df)
+        return model.fit(x, targets, optimize=False).predict(x_new).mean
+
+    clean = mean(y, None)
+    shifts = [float((mean(spoiled, df) - clean).abs().mean()) for df in (None, 3.0)]
     assert shifts[1] < 0.4 * shifts[0]
 
 
 def test_noise_of_a_new_observation_is_students():
     precisions, weights = noise_kinds(5.0)
     grid = np.array([0.0, 1.0, 3.0])
-    density = (stats.norm.pdf(grid[:, None], scale=np.sqrt(precisions.numpy())) * weights.numpy()).sum(1)
+    density = (
+        stats.norm.pdf(grid[:, None], scale=np.sqrt(precisions.numpy())) * weights.numpy()
+    ).sum(1)
     np.testing.assert_allclose(density, stats.t.pdf(grid, 5.0), rtol=1e-3)
     assert float((precisions * weights).sum()) == pytest.approx(5 / 3, rel=1e-6)
 

@@ -37,10 +37,14 @@ def test_several_outputs_share_the_bound(table, kernel):
     x, y, x_new, _ = table
     both = torch.stack([y, y.cos()], 1)
     exact = ScaleMixtureGP(kernel, noise_ratio=0.05).fit(x, both, optimize=False)
-    sparse = ScaleMixtureGP(kernel, noise_ratio=0.05, num_inducing=25).fit(x, both, optimize=False)
+    sparse = ScaleMixtureGP(kernel, noise_ratio=0.05, num_inducing=25).fit(
+        x, both, optimize=False
+    )
     assert sparse.log_evidence == pytest.approx(exact.log_evidence, abs=1e-6)
     assert sparse.predict(x_new).mean.shape == (2, 6)
-    fewer = ScaleMixtureGP(kernel, noise_ratio=0.05, num_inducing=4).fit(x, both, optimize=False)
+    fewer = ScaleMixtureGP(kernel, noise_ratio=0.05, num_inducing=4).fit(
+        x, both, optimize=False
+    )
     assert fewer.log_evidence < exact.log_evidence
 
 
@@ -80,8 +84,12 @@ def test_conjugate_gradients_agree_with_cholesky(table, kernel, rank):
     x, y, *_ = table
     found = solve_by_cg(kernel, x, y[:, None], torch.tensor(0.05).double(), rank=rank)
     c = gram(kernel, x).detach() + 0.05 * torch.eye(25, dtype=torch.float64)
-    torch.testing.assert_close(found.weights, torch.linalg.solve(c, y[:, None]), rtol=0, atol=1e-6)
-    assert float(found.quadratic) == pytest.approx(float(y @ torch.linalg.solve(c, y)), rel=1e-8)
+    torch.testing.assert_close(
+        found.weights, torch.linalg.solve(c, y[:, None]), rtol=0, atol=1e-6
+    )
+    assert float(found.quadratic) == pytest.approx(
+        float(y @ torch.linalg.solve(c, y)), rel=1e-8
+    )
     if rank:
         plain = solve_by_cg(kernel, x, y[:, None], torch.tensor(0.05).double(), rank=0)
         assert found.num_iterations < plain.num_iterations

@@ -34,7 +34,7 @@ def test_last_layer_is_the_posterior_without_noise(table, kernel):
 
 
 def test_all_layers_equal_networks_trained_by_linearised_flow():
-    """f(x*) - A f(x) + A y over random networks at initialisation, A from the tangent kernel."""
+    """f(x*) - A f(x) + A y over random networks, with A from the tangent kernel."""
     width, count, noise = 256, 300, torch.Generator().manual_seed(0)
     x = torch.tensor([[-1.0], [0.2], [1.1]], dtype=torch.float64)
     new, y = torch.tensor([[0.7]], dtype=torch.float64), torch.tensor([0.3, -0.5, 1.0]).double()
@@ -46,7 +46,9 @@ def test_all_layers_equal_networks_trained_by_linearised_flow():
         w = torch.randn(count, fan_in, width, generator=noise, dtype=torch.float64)
         b = torch.randn(count, 1, width, generator=noise, dtype=torch.float64)
         h = torch.erf((1.5 / fan_in) ** 0.5 * h @ w + 0.3**0.5 * b)
-    f = (h @ torch.randn(count, width, 1, generator=noise, dtype=torch.float64))[..., 0] / width**0.5
+    f = (h @ torch.randn(count, width, 1, generator=noise, dtype=torch.float64))[
+        ..., 0
+    ] / width**0.5
     trained = f[:, 3] + (y - f[:, :3]) @ a[:, 0]
     law = TrainedNetworkLimit(kernel, PointMass(1.0), train="all").condition(x, y).predict(new)
     sd = float(law.stddev)
@@ -67,4 +69,6 @@ def test_verbs(table, kernel, tmp_path):
         TrainedNetworkLimit("relu", PointMass(1.0))
     duplicated = torch.cat([x, x])
     limit = TrainedNetworkLimit(kernel, PointMass(1.0)).condition(duplicated, torch.cat([y, y]))
-    assert torch.isfinite(limit.mean(x_new)).all()  # jitter lets equal rows with equal targets pass
+    assert torch.isfinite(
+        limit.mean(x_new)
+    ).all()  # jitter lets equal rows with equal targets pass
