@@ -168,6 +168,11 @@ class ScaleMixtureGP:
         if self.num_inducing is None:
             check_memory(len(data.y), self.memory_limit)
         self._check_combination(data, method, optimize=optimize)
+        if optimize and not bool(data.y.any()):
+            raise ValueError(
+                "`y` is constant (zero, in the process's units): its evidence has no maximum. "
+                "Pass optimize=False to keep the hyper-parameters as they are."
+            )
         fitted = self._fit(data, options, optimize=optimize, progress=progress)
         if self.noise == "independent":
             return IndependentNoisePosterior(
@@ -236,25 +241,34 @@ class ScaleMixtureGP:
         )  # fmt: skip
 
     def _posterior(
-        self, data: GPData, fitted: _Fitted, *, method: str, **more: Any
+        self,
+        data: GPData,
+        fitted: _Fitted,
+        *,
+        method: str,
+        inducing: Tensor | None = None,
+        **more: Any,
     ) -> ScaleMixturePosterior:
         hyper, diagnostics = fitted.hyper, dict(fitted.diagnostics)
         precisions = None
         if self.noise_df is not None:
             precisions, bound = self._robust(hyper, data)
             diagnostics["robust_lower_bound"] = bound
-        return ScaleMixturePosterior(
+        posterior = ScaleMixturePosterior(
             kernel=hyper.kernel,
             scale_prior=self.scale_prior,
             noise_ratio=float(hyper.noise_ratio.detach()),
             data=data,
             method=method,
             diagnostics=diagnostics,
-            inducing=self._inducing(hyper, data),
+            inducing=self._inducing(hyper, data) if inducing is None else inducing,
             precisions=precisions,
             noise_df=self.noise_df,
             **more,
         )
+        if posterior.vectors is None:
+            _ = posterior.log_evidence  # what is wrong with the data shows here
+        return posterior
 
     def _integrate(
         self, data: GPData, fitted: _Fitted, method: str, options: Mapping[str, Any], *,
@@ -276,7 +290,7 @@ class ScaleMixtureGP:
         hyper.assign(torch.from_numpy(mode.vector))
         diagnostics = {**fitted.diagnostics, **found.diagnostics}
         return self._posterior(
-            data, _Fitted(hyper, diagnostics), method=method,
+            data, _Fitted(hyper, diagnostics), method=method, inducing=objective.inducing,
             vectors=found.vectors, weights=found.weights, draws=found.draws,
             marginal_log_evidence=found.log_evidence,
         )  # fmt: skip

@@ -286,6 +286,25 @@ def test_bad_options_are_named(table, kernel):
         fixed(kernel, x, y).predict(np.ones((3, 4)))
 
 
+def test_constant_targets_are_refused_where_they_decide_nothing(table, kernel):
+    x, y, x_new, _ = table
+    with pytest.raises(ValueError, match=r"`y` is constant.*optimize=False"):
+        ScaleMixtureGP(kernel, standardize=True).fit(x, 0 * y + 3)
+    with pytest.raises(ValueError, match="`y` is zero everywhere"):
+        fixed(kernel, x, 0 * y, HalfCauchy())
+    law = fixed(kernel, x, 0 * y + 3, standardize=True).predict(x_new)
+    torch.testing.assert_close(law.mean, torch.full((6,), 3.0, dtype=torch.float64))
+
+
+def test_duplicates_and_zero_rows_are_data_like_others(table):
+    x, y, x_new, _ = table
+    both = torch.cat([x, x, torch.zeros(2, 2, dtype=torch.float64)])
+    targets = torch.cat([y, y, torch.zeros(2, dtype=torch.float64)])
+    model = ScaleMixtureGP(NNGPKernel(mlp(3), b_var=0.0), noise_ratio=1e-8)
+    law = model.fit(both, targets, optimize=False).predict(x_new)
+    assert bool(torch.isfinite(law.log_prob(law.mean)).all())
+
+
 def test_memory_is_stated_before_it_is_taken(kernel):
     x = torch.zeros(60_000, 1)
     with pytest.raises(MemoryError, match=r"60000 rows needs about 107\.3 GiB.*num_inducing"):
