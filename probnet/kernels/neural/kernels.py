@@ -46,6 +46,7 @@ class NeuralKernel(Kernel):
         TypeError: if `architecture` is not one.
 
     Example:
+        >>> from probnet.kernels import mlp
         >>> kernel = NNGPKernel(mlp(depth=2, activation="erf"), w_var=1.96, b_var=0.09)
         >>> x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
         >>> kernel(x).to_dense().shape
