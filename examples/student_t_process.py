@@ -94,9 +94,8 @@ shown = {
 }
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 for (name, posterior), color in zip(shown.items(), ("tab:orange", "tab:blue"), strict=True):
-    left.plot(
-        grid, torch.stack(metrics.central_interval(posterior.predict(grid), 0.9), 1), color
-    )
+    interval = metrics.central_interval(posterior.predict(grid), 0.9)
+    left.plot(grid, np.transpose(interval), color)
     one = posterior.predict(grid[-1:])
     right.semilogy(readings, one.log_prob(readings[:, None]).exp(), color=color, label=name)
 left.plot(grid[:, 0], shown["Student-t process"].predict(grid).mean, "k", lw=1)
