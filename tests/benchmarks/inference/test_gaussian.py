@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from tasks import (
+from benchmarks.inference.tasks import (
     CHAINS,
     DIM,
     HEADER,
@@ -20,7 +20,7 @@ from tasks import (
     suggest,
     timed,
 )
-from tasks import DIRECTIONS as AXES
+from benchmarks.inference.tasks import DIRECTIONS as AXES
 
 import inference
 

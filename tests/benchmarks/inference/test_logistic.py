@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from tasks import (
+from benchmarks.inference.tasks import (
     BATCH,
     CHAINS,
     FEATURES,
