@@ -29,9 +29,10 @@ from inference.gradients import log_density_and_gradient
 from inference.labels import plate_axes
 from inference.log_density import LogDensity
 from inference.plan import Plan
+from inference.request import METHODS, SAMPLERS
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.samplers import Sampler
-from inference.sampling import METHODS, SAMPLERS, sample
+from inference.sampling import sample
 from inference.schedules import Constant
 from inference.targets import Named, Target
 
