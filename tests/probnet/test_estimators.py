@@ -42,7 +42,7 @@ def test_several_outputs_keep_their_shape():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(30, 2))
     y = np.stack([x[:, 0], 5 + x[:, 1], x.sum(1)], axis=1)
-    regressor = NNGPRegressor(depth=1, max_evaluations=40).fit(x, y)
+    regressor = NNGPRegressor(depth=1).fit(x, y)
     mean, sd = regressor.predict(x[:4], return_std=True)
     assert mean.shape == sd.shape == (4, 3)
     assert regressor.sample_y(x[:4], 7).shape == (4, 3, 7)
