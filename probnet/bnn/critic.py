@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ class CriticSettings:
     """How the critic and the prior are trained; defaults are the paper's for UCI tables.
 
     The published code never resets Adagrad's accumulated squares although it draws new critic
-    weights at every outer step, so that late critics are under-trained; `reference=True` repeats
-    this, and its 200 inner steps. By default the state is reset with the weights, and half as
-    many inner steps do.
+    weights at every outer step, so that late critics are under-trained; `reference=True`
+    repeats this, and its 200 inner steps. By default the state is reset with the weights, and
+    half as many inner steps do.
 
     Args:
         num_outer: steps of the prior.
@@ -100,7 +101,7 @@ def minimise_w1(
         critic.reset()
         if not settings.reference:
             trainer = torch.optim.Adagrad(critic.parameters(), lr=settings.critic_rate)
-        _train(critic, trainer, *(v.float() for v in batch), settings)
+        _train(critic, trainer, batch[0].float(), batch[1].float(), settings)
         estimate = critic(ours.float()).mean() - critic(theirs.float()).mean()
         optimiser.zero_grad()
         estimate.backward()
@@ -115,8 +116,7 @@ class _Critic(nn.Module):
         self.generator = generator
         widths = (size, _HIDDEN, _HIDDEN, 1)
         self.layers = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, n, m)
-            for n, m in zip(widths[:-1], widths[1:], strict=True)
+            nn.utils.skip_init(nn.Linear, n, m) for n, m in pairwise(widths)
         )
 
     def reset(self) -> None:

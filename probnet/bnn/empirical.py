@@ -48,7 +48,7 @@ def fit_kernel(
         kernel = gpytorch.kernels.ScaleKernel(rbf)
     kernel = copy.deepcopy(kernel).double()
     likelihood = gpytorch.likelihoods.GaussianLikelihood().double()
-    likelihood.noise = 0.1
+    likelihood.noise = torch.tensor(0.1)
     model = _ExactGP(inputs, targets, likelihood, kernel)
     _maximise(model, likelihood, inputs, targets)
     return kernel, float(likelihood.noise)
@@ -57,11 +57,10 @@ def fit_kernel(
 class _ExactGP(gpytorch.models.ExactGP):
     def __init__(self, x: Tensor, y: Tensor, likelihood: Any, kernel: Any) -> None:
         super().__init__(x, y, likelihood)
-        self.mean = gpytorch.means.ZeroMean()
         self.kernel = kernel
 
     def forward(self, x: Tensor) -> gpytorch.distributions.MultivariateNormal:
-        return gpytorch.distributions.MultivariateNormal(self.mean(x), self.kernel(x))
+        return gpytorch.distributions.MultivariateNormal(x.new_zeros(len(x)), self.kernel(x))
 
 
 def _maximise(model: _ExactGP, likelihood: Any, x: Tensor, y: Tensor) -> None:

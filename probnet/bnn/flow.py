@@ -19,7 +19,7 @@ _ROOT_STEPS = 200
 
 
 def planar(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """z + û tanh(wᵀz + b) for points `(*batch, d)`; û makes it invertible.
+    """The map z + û tanh(wᵀz + b) for points `(*batch, d)`; û makes it invertible.
 
     û = u + (m(wᵀu) - wᵀu) w/‖w‖² with m(a) = -1 + log(1 + eᵃ), hence wᵀû > -1.
 
@@ -52,7 +52,7 @@ def _invertible(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _root(a: Tensor, c: Tensor) -> Tensor:
-    """t with t + c tanh t = a: Newton steps, kept in the bracket [a - |c|, a + |c|]."""
+    """The t with t + c tanh t = a: Newton steps, kept in the bracket [a - |c|, a + |c|]."""
     low, high = a - c.abs(), a + c.abs()
     t = a
     for _ in range(_ROOT_STEPS):

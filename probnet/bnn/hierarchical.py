@@ -25,15 +25,15 @@ _ALPHA, _BETA = "concentration_", "rate_"
 class HierarchicalPrior(WeightPrior):
     """W ~ N(0, σ²), σ² ~ InvGamma(α, β): one σ² per weight matrix or bias vector and function.
 
-    The latents are `"z"` and the vector `"variances"`, in the order of the network's weights. With
-    the variances integrated out a weight tensor of n entries is multivariate Student-t::
+    The latents are `"z"` and the vector `"variances"`, in the order of the network's weights.
+    With the variances integrated out a weight tensor of n entries is multivariate Student-t::
 
         log p(W) = const - (α + n/2) log(β + ½ΣW²)
 
     which is what `log_prob` returns; `conditional_variances` is the exact Gibbs conditional.
 
-    Source: Tran et al. (JMLR 2022), GPi-H, with one scale per function (their code draws one per
-    batch of functions) and α + n/2, β + ½ΣW² outside of the softplus.
+    Source: Tran et al. (JMLR 2022), GPi-H, with one scale per function (their code draws one
+    per batch of functions) and α + n/2, β + ½ΣW² outside of the softplus.
 
     Attributes:
         network: whose weights these are.
@@ -46,7 +46,7 @@ class HierarchicalPrior(WeightPrior):
         """Check names and signs."""
         super().__post_init__()
         wanted = {p + n for n in self.network.shapes for p in (_ALPHA, _BETA)}
-        if self.hyperparameters.keys() != wanted:
+        if set(self.hyperparameters) != wanted:
             raise ValueError(
                 f"`hyperparameters` must have the names {sorted(wanted)}; got "
                 f"{sorted(self.hyperparameters)}."

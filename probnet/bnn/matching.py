@@ -91,13 +91,14 @@ def match_prior(
       covariance and that of the infinitely wide network, which is exact at any width for one
       hidden layer; with more of them, and for convolutional networks, `"sampled_w2"` follows.
       Families `"hierarchical"` and `"flow"` start from there and go on with `"energy"`.
-    - `"sampled_w2"`: the same distance with the covariance of 512 sampled functions under common
-      random numbers.
+    - `"sampled_w2"`: the same distance with the covariance of 512 sampled functions under
+      common random numbers.
     - `"energy"`: Adam on the energy distance of sampled functions.
     - `"wasserstein1"`: the paper's neural critic; options are those of
       `probnet.bnn.critic.CriticSettings`.
 
-    A weak penalty, 0.002 Σ (log σ/1.5)² on W₂²/M, keeps scales from running to infinity.
+    A weak penalty on W₂²/M, 0.01 (log σ/1.5)² for the first layer and 0.002 for the others,
+    keeps scales from running to infinity.
 
     Source: Tran, Rossi, Milios & Filippone (JMLR 2022) for the problem and the critic.
 
@@ -143,9 +144,10 @@ def match_prior(
     )
     if not report.representable:
         warn(
-            f"this architecture cannot represent the target: the relative error of the covariance "
-            f"is {report.cov_frobenius:.2f} > {COVARIANCE_LIMIT} after matching. Try wider or "
-            f"deeper layers, another activation, or family='rff', exact for stationary kernels."
+            f"this architecture cannot represent the target: the relative error of the "
+            f"covariance is {report.cov_frobenius:.2f} > {COVARIANCE_LIMIT} after matching. "
+            f"Try wider or deeper layers, another activation, or family='rff', exact for "
+            f"stationary kernels."
         )
     return Match(prior, report, trace)
 
@@ -189,7 +191,8 @@ def _match_gaussian(
         log_stds = start.free()
     else:
         log_stds = {
-            n: torch.tensor(s, dtype=torch.float64).log() for n, s in _start_stds(network).items()
+            n: torch.tensor(s, dtype=torch.float64).log()
+            for n, s in _start_stds(network).items()
         }
     loss, evaluations = float("nan"), 0
     wide = has_wide_limit(network) and objective == "gaussian_w2"
@@ -256,7 +259,8 @@ def _closed_form(problem: _Problem) -> RandomFeaturePrior:
         raise ValueError(
             "`target` must have a known spectral density for family='rff': an RBF, Matérn or "
             "rational quadratic kernel (scaled or not, with fixed hyper-parameters), a "
-            "HierarchicalGPTarget, or a prior made by network.prior(spectrum=SpectralDensity(...))."
+            "HierarchicalGPTarget. For others pass the density itself: "
+            "network.prior(spectrum=SpectralDensity(...))."
         )
     return RandomFeaturePrior.from_spectrum(problem.network, spectrum)
 

@@ -19,8 +19,8 @@ _UNIT_MEAN, _UNIT_SD = 1.0, (0.25, 4.0)
 class MeasurementSet:
     """Random sets of inputs: rows of a table, and uniform points in its bounding box.
 
-    Targets speak of standardised inputs. A table in other units is therefore standardised, column
-    by column, as `BNN.fit` does with its inputs.
+    Targets speak of standardised inputs. A table in other units is therefore standardised,
+    column by column, as `BNN.fit` does with its inputs.
 
     Args:
         x: inputs `(n, d)`, usually those of training.
@@ -29,8 +29,9 @@ class MeasurementSet:
             there are fewer. The rest is uniform.
         bounds: `"train"`, the box spanned by `x`, or a pair (lower, upper) of numbers or of d
             numbers in the units of `x`.
-        standardize: whether to standardise; by default unless every column has |mean| <= 1 and a
-            standard deviation within [0.25, 4], as inputs have that are in such units already.
+        standardize: whether to standardise; by default unless every column has |mean| <= 1 and
+            a standard deviation within [0.25, 4], as inputs have that are in such units
+            already.
 
     Raises:
         ValueError: on NaN or infinity, sizes out of range, a lower bound at or above the upper
@@ -126,7 +127,9 @@ def check_varies(x: Tensor) -> None:
 
 def _has_unit_scale(x: Tensor) -> bool:
     mean, sd = x.mean(0).abs(), x.std(0, correction=0)
-    return bool((mean <= _UNIT_MEAN).all() and (sd >= _UNIT_SD[0]).all() and (sd <= _UNIT_SD[1]).all())
+    return bool(
+        (mean <= _UNIT_MEAN).all() and (sd >= _UNIT_SD[0]).all() and (sd <= _UNIT_SD[1]).all()
+    )
 
 
 def _check_size(size: int) -> int:
@@ -148,7 +151,7 @@ def _bounds(
     lower, upper = (as_tensor("bounds", b).expand(x.shape[1]) for b in bounds)
     if not bool((lower < upper).all()):
         raise ValueError(
-            f"`bounds` must have every lower bound below its upper one; got {lower.tolist()} and "
-            f"{upper.tolist()}."
+            f"`bounds` must have every lower bound below its upper one; got {lower.tolist()} "
+            f"and {upper.tolist()}."
         )
     return lower, upper

@@ -34,9 +34,9 @@ class BNN:
     predictions are in the user's units.
 
     By default the latents of the prior are sampled (non-centred), which keeps all curvatures
-    comparable whatever the matched scales. `centered=True` samples the weights themselves. For the
-    hierarchical family the variances are then integrated out, and drawn from their exact Gibbs
-    conditional for every kept draw.
+    comparable whatever the matched scales. `centered=True` samples the weights themselves. For
+    the hierarchical family the variances are then integrated out, and drawn from their exact
+    Gibbs conditional for every kept draw.
 
     Args:
         prior: from `match_prior` or `network.prior()`; a network stands for its default prior.
@@ -49,8 +49,8 @@ class BNN:
         standardize: whether inputs and real targets are standardised.
 
     Raises:
-        ValueError: if both `likelihood` and `noise_var` are given, or the network's outputs do not
-            fit the likelihood.
+        ValueError: if both `likelihood` and `noise_var` are given, or the network's outputs do
+            not fit the likelihood.
         TypeError: if `prior` or `likelihood` is something else.
 
     Example:
@@ -88,8 +88,8 @@ class BNN:
         if prior.network.output_dim != likelihood.num_outputs:
             raise ValueError(
                 f"the network must have {likelihood.num_outputs} outputs for a "
-                f"{type(likelihood).__name__} likelihood; it has {prior.network.output_dim}. Set "
-                f"`output_dim={likelihood.num_outputs}`."
+                f"{type(likelihood).__name__} likelihood; it has {prior.network.output_dim}. "
+                f"Set `output_dim={likelihood.num_outputs}`."
             )
         if centered:
             prior.log_prob(prior.sample(1))  # tells families without a density
@@ -115,15 +115,16 @@ class BNN:
 
         Args:
             x: inputs `(n, d)`, n >= 2.
-            y: targets `(n,)`: real numbers, class numbers or counts, as the likelihood takes them.
+            y: targets `(n,)`: real numbers, class numbers or counts, as the likelihood takes
+                them.
             method: a method of `inference.sample`, or `"svi"` for `inference.fit`.
             num_chains: chains, advanced as one batched computation; each starts at its own draw
                 from the prior.
             num_warmup: steps before the first draw; 2000, or 300 for HMC and NUTS.
             num_samples: draws per chain; 30, or 300 for HMC and NUTS.
             thin: steps per draw; 500, or 1 for HMC and NUTS.
-            batch_size: rows per gradient; `"auto"`: 32 for stochastic-gradient methods, else all;
-                `None`: all rows.
+            batch_size: rows per gradient; `"auto"`: 32 for stochastic-gradient methods, else
+                all; `None`: all rows.
             seed: of everything random.
             progress: show a progress bar on a terminal.
             **options: of the method, such as `step_size`, `momentum_decay`, `temperature` or

@@ -29,8 +29,8 @@ class BayesianNetwork(ABC):
 
     Attributes:
         family: `"gaussian"`, one standard deviation per weight matrix and bias vector;
-            `"hierarchical"`, an inverse-gamma law of each variance; `"flow"`, a normalising flow
-            per layer; `"rff"`, one hidden layer √2 cos, which represents a kernel exactly.
+            `"hierarchical"`, an inverse-gamma law of each variance; `"flow"`, a normalising
+            flow per layer; `"rff"`, one hidden layer √2 cos, which represents a kernel exactly.
         input_dim: number of input columns.
         output_dim: number of outputs.
     """
@@ -39,10 +39,14 @@ class BayesianNetwork(ABC):
     input_dim: int
     output_dim: int
 
-    @property
-    @abstractmethod
+    @cached_property
     def net(self) -> MLP | ConvResNet:
         """The function of inputs and weights."""
+        return self._build()
+
+    @abstractmethod
+    def _build(self) -> MLP | ConvResNet:
+        """Make the function."""
 
     @property
     def shapes(self) -> Mapping[str, torch.Size]:
@@ -86,7 +90,8 @@ class BayesianMLP(BayesianNetwork):
             hidden layer.
 
     Raises:
-        ValueError: on an unknown name, sizes below 1, or `"rff"` without exactly one hidden layer.
+        ValueError: on an unknown name, sizes below 1, or `"rff"` without exactly one hidden
+            layer.
         TypeError: on sizes that are not integers.
 
     Example:
@@ -116,9 +121,7 @@ class BayesianMLP(BayesianNetwork):
             )
         _ = self.net  # checks the rest
 
-    @cached_property
-    def net(self) -> MLP:
-        """The function of inputs and weights."""
+    def _build(self) -> MLP:
         features = self.family == "rff"
         return MLP(
             self.input_dim,
@@ -172,9 +175,7 @@ class BayesianConvNet(BayesianNetwork):
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
         object.__setattr__(self, "input_dim", self.net.input_dim)  # checks the rest, too
 
-    @cached_property
-    def net(self) -> ConvResNet:
-        """The function of inputs and weights."""
+    def _build(self) -> ConvResNet:
         return ConvResNet(
             self.image_shape,
             self.num_channels,

@@ -16,7 +16,7 @@ from probnet.bnn.networks import BayesianMLP, BayesianNetwork
 from probnet.kernels import NNGPKernel, mlp
 
 _EIGENVALUE_FLOOR = 1e-9
-_PENALTY, _PENALTY_SCALE = 0.002, 1.5
+_FIRST_PENALTY, _PENALTY, _PENALTY_SCALE = 0.01, 0.002, 1.5
 _LOG_STD_BOUND = 7.0
 
 Free = dict[str, Tensor]
@@ -99,9 +99,14 @@ class _Forward(torch.nn.Module):
 
 
 def penalty(log_stds: Mapping[str, Tensor]) -> Tensor:
-    """A weak pull of the scales towards one: without it some optima lie at infinity."""
-    values = torch.stack(list(log_stds.values()))
-    return _PENALTY * (values / _PENALTY_SCALE).square().sum()
+    """A weak pull of the scales towards one: without it some optima lie at infinity.
+
+    It is stronger on the first layer, whose scales set how steep the hidden units are: between
+    measurement points steps and smooth functions have the same covariance.
+    """
+    squares = {name: (value / _PENALTY_SCALE).square() for name, value in log_stds.items()}
+    first = sum((squares.pop(name) for name in ("w1", "b1")), torch.zeros(()))
+    return _FIRST_PENALTY * first + _PENALTY * sum(squares.values(), torch.zeros(()))
 
 
 def minimise_lbfgs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,8 +51,8 @@ class BNNPosterior(Posterior, family="bnn"):
         x_standardizer: of the inputs.
         y_standardizer: of the targets; `None` for classes and counts.
         method: how inference was done.
-        diagnostics: R-hat and effective sample size of function values at (at most 100) training
-            inputs: means, maxima, and the share of points with R-hat <= 1.1.
+        diagnostics: R-hat and effective sample size of function values at (at most 100)
+            training inputs: means, maxima, and the share of points with R-hat <= 1.1.
     """
 
     draws: Draws
@@ -91,8 +91,8 @@ class BNNPosterior(Posterior, family="bnn"):
     ) -> Distribution:
         """The predictive law at new inputs, a mixture over draws, in the user's units.
 
-        Its `log_prob` is that of the mixture; `mean` and `variance` are its moments. Bernoulli and
-        categorical likelihoods give that law with the mean probabilities.
+        Its `log_prob` is that of the mixture; `mean` and `variance` are its moments. Bernoulli
+        and categorical likelihoods give that law with the mean probabilities.
 
         Args:
             x: inputs `(n, d)`.
@@ -130,9 +130,9 @@ class BNNPosterior(Posterior, family="bnn"):
     def to_datatree(self) -> xarray.DataTree:
         """The posterior in the ArviZ schema, with every group of a Bayesian workflow.
 
-        `posterior` (weights, variances, likelihood parameters, and `f` at the training inputs, in
-        standardised units), `sample_stats`, `posterior_predictive` and `log_likelihood` of y,
-        `prior` (f) and `prior_predictive` (y), `observed_data`, `constant_data`.
+        `posterior` (weights, variances, likelihood parameters, and `f` at the training inputs,
+        in standardised units), `sample_stats`, `posterior_predictive` and `log_likelihood` of
+        y, `prior` (f) and `prior_predictive` (y), `observed_data`, `constant_data`.
         """
         f = self.functions(self.x)
         draws = {name: np.asarray(values) for name, values in self.draws.draws.items()}
@@ -233,7 +233,9 @@ class BNNPosterior(Posterior, family="bnn"):
         return dist.Normal(loc, self.y_standardizer.inverse_sd(law.scale), validate_args=False)
 
 
-def make_posterior(draws: Draws, prior: WeightPrior, likelihood: Likelihood, **data: Any) -> Any:
+def make_posterior(
+    draws: Draws, prior: WeightPrior, likelihood: Likelihood, **data: Any
+) -> BNNPosterior:
     """A posterior with its diagnostics, which warn of chains that disagree."""
     blank = BNNPosterior(
         draws=draws,
@@ -243,7 +245,7 @@ def make_posterior(draws: Draws, prior: WeightPrior, likelihood: Likelihood, **d
         diagnostics={},
         **data,
     )
-    return BNNPosterior(**{**vars(blank), "diagnostics": _diagnose(blank)})
+    return replace(blank, diagnostics=_diagnose(blank))
 
 
 def _diagnose(posterior: BNNPosterior) -> dict[str, Any]:

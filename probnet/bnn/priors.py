@@ -219,7 +219,9 @@ class GaussianPrior(WeightPrior):
 
     def weights(self, latents: Latents) -> dict[str, Tensor]:
         """See `WeightPrior.weights`."""
-        return unflatten(latents["z"] * self._scales().to(latents["z"].dtype), self.network.shapes)
+        return unflatten(
+            latents["z"] * self._scales().to(latents["z"].dtype), self.network.shapes
+        )
 
     def log_prob(self, weights: Mapping[str, Tensor]) -> Tensor:
         """See `WeightPrior.log_prob`."""

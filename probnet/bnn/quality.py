@@ -22,9 +22,9 @@ COVARIANCE_LIMIT = 0.3
 class MatchReport(Mapping[str, Any]):
     """What a matched prior's functions are like, at a measurement set of their own.
 
-    Items are read by name, as attributes or keys. Covariances are exact where the network has at
-    most one hidden layer and a Gaussian prior, else from 4096 functions; the error that sampling
-    by itself brings is taken off `cov_frobenius`.
+    Items are read by name, as attributes or keys. Covariances are exact where the network has
+    at most one hidden layer and a Gaussian prior, else from 4096 functions; the error that
+    sampling by itself brings is taken off `cov_frobenius`.
 
     Attributes:
         objective: what was minimised.

@@ -23,8 +23,8 @@ class SpectralDensity:
     r"""A stationary kernel by its spectral density, a scale mixture of Gaussians.
 
     Frequencies are ω_d = z_d g^p / ℓ_d with z ~ N(0, I) and g ~ Gamma(c, c): without mixing the
-    RBF kernel; with p = -1/2 and c = ν Matérn's (ω is Student-t with 2ν degrees of freedom); with
-    p = 1/2 and c = α the rational quadratic. Lengthscales and variance may be log-normal.
+    RBF kernel; with p = -1/2 and c = ν Matérn's (ω is Student-t with 2ν degrees of freedom);
+    with p = 1/2 and c = α the rational quadratic. Lengthscales and variance may be log-normal.
 
     Source: Rahimi & Recht (NeurIPS 2007).
 
@@ -73,9 +73,10 @@ class SpectralDensity:
 class RandomFeaturePrior(WeightPrior):
     r"""f(x) = H^{-1/2} Σ_h a_h √2 cos(ω_hᵀx + φ_h): covariance k(x, x') for every width H.
 
-    ω has the kernel's spectral density, φ ~ U(0, 2π), a ~ N(0, outputscale). Only higher moments
-    depend on the width: the excess kurtosis of f(x) is 1.5/H. With random lengthscales and
-    variance it is the hierarchical Gaussian process, exactly in its first two moments given them.
+    ω has the kernel's spectral density, φ ~ U(0, 2π), a ~ N(0, outputscale). Only higher
+    moments depend on the width: the excess kurtosis of f(x) is 1.5/H. With random lengthscales
+    and variance it is the hierarchical Gaussian process, exactly in its first two moments given
+    them.
 
     Attributes:
         network: of family `"rff"`.
@@ -107,10 +108,8 @@ class RandomFeaturePrior(WeightPrior):
     def stds(self) -> dict[str, Any]:
         """Of `w1` per input (√D/ℓ_d times the mixing's), `b1` and `w2`; medians if random."""
         p, c = _POWERS[self.mixing], self.hyperparameters["concentration"]
-        if p < 0:
-            moment = float(c / (c - 1)) if c > 1 else math.inf
-        else:
-            moment = 1.0
+        heavy = float(c / (c - 1)) if c > 1 else math.inf  # E[1/g]
+        moment = heavy if p < 0 else 1.0
         scale = (self.network.input_dim * moment) ** 0.5 / self.hyperparameters["lengthscale"]
         return {
             "w1": scale[0].item() if bool((scale == scale[0]).all()) else scale.tolist(),

@@ -58,6 +58,6 @@ def prior_from_dict(
 def _completed(
     network: BayesianNetwork, key: str, given: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    values = {name: 1.0 for name in network.shapes} | dict(given or {})
+    values = dict.fromkeys(network.shapes, 1.0) | dict(given or {})
     check_names(values, network.shapes, key)
     return values

@@ -33,7 +33,7 @@ class Target(ABC):
         """Cov(f(x), f(x')) `(M, M)` at points `(M, d)`, hyper-parameters averaged over."""
 
     @abstractmethod
-    def _covariances(self, x: Tensor, count: int) -> Tensor:
+    def covariances(self, x: Tensor, count: int) -> Tensor:
         """Covariance matrices `(count, M, M)`, one per function, or `(M, M)` for all."""
 
     @property
@@ -53,7 +53,7 @@ class Target(ABC):
         pieces: list[Tensor] = []
         for start in range(0, count, block):
             size = min(block, count - start)
-            factor = cholesky(self._covariances(x, size))
+            factor = cholesky(self.covariances(x, size))
             noise = torch.randn(size, len(x), 1, dtype=torch.float64)
             pieces.append((factor @ noise).squeeze(-1))
         return torch.cat(pieces)
@@ -73,8 +73,8 @@ def cholesky(covariance: Tensor) -> Tensor:
 class GPTarget(Target):
     """f ~ GP(0, k) with any GPyTorch kernel, whose hyper-parameters may have priors.
 
-    Hyper-parameters with a registered prior are drawn from it, once per function; the others are
-    fixed. Inputs are in standardised units. The kernel is copied.
+    Hyper-parameters with a registered prior are drawn from it, once per function; the others
+    are fixed. Inputs are in standardised units. The kernel is copied.
 
     Args:
         kernel: a `gpytorch.kernels.Kernel` on inputs of d columns, without batch shape.
@@ -127,7 +127,7 @@ class GPTarget(Target):
         kernel, outputscale = self.kernel, torch.ones(())
         if isinstance(kernel, gpytorch.kernels.ScaleKernel):
             kernel, outputscale = kernel.base_kernel, kernel.outputscale
-        if self._random or kernel.active_dims is not None:
+        if self._random or getattr(kernel, "active_dims", None) is not None:
             return None
         options: dict[str, Any] = {"outputscale": outputscale.reshape(())}
         if isinstance(kernel, gpytorch.kernels.MaternKernel):
@@ -141,10 +141,11 @@ class GPTarget(Target):
     def covariance(self, x: Tensor) -> Tensor:
         """See `Target.covariance`; a Monte Carlo mean, always of the same draws, if random."""
         if not self._random:
-            return self._covariances(x, 1)
+            return self.covariances(x, 1)
         return _mean_covariance(self, x, self._num_draws)
 
-    def _covariances(self, x: Tensor, count: int) -> Tensor:
+    def covariances(self, x: Tensor, count: int) -> Tensor:
+        """See `Target.covariances`."""
         kernel = self.kernel
         if self._random:
             kernel = copy.deepcopy(kernel)
@@ -160,13 +161,13 @@ class GPTarget(Target):
 class HierarchicalGPTarget(Target):
     """f ~ GP(0, α² RBF(ℓ)) with log-normal ℓ_d and α², drawn once per function.
 
-    Source: Tran et al. (JMLR 2022); their code applies a softplus to the log-normal draws, which
-    `reference=True` repeats.
+    Source: Tran et al. (JMLR 2022); their code applies a softplus to the log-normal draws,
+    which `reference=True` repeats.
 
     Args:
         input_dim: d.
-        lengthscale: a `LogNormal` of each ℓ_d, independent; by default median √(2d) and standard
-            deviation 1 of the logarithm, the paper's choice for UCI tables.
+        lengthscale: a `LogNormal` of each ℓ_d, independent; by default median √(2d) and
+            standard deviation 1 of the logarithm, the paper's choice for UCI tables.
         variance: a `LogNormal` of α²; by default (0.1, 1).
         num_kernel_draws: over which the covariance is averaged.
         reference: repeat the published code's transformation.
@@ -213,10 +214,13 @@ class HierarchicalGPTarget(Target):
         """See `Target.covariance`; a Monte Carlo mean, always of the same draws."""
         return _mean_covariance(self, x, self._num_draws)
 
-    def _covariances(self, x: Tensor, count: int) -> Tensor:
+    def covariances(self, x: Tensor, count: int) -> Tensor:
+        """See `Target.covariances`."""
         (l_loc, l_sd), (v_loc, v_sd) = self.lengthscale, self.variance
         options: dict[str, Any] = {"dtype": torch.float64}
-        lengthscale = (l_loc + l_sd * torch.randn(count, 1, self.input_dim or 1, **options)).exp()
+        lengthscale = (
+            l_loc + l_sd * torch.randn(count, 1, self.input_dim or 1, **options)
+        ).exp()
         variance = (v_loc + v_sd * torch.randn(count, 1, 1, **options)).exp()
         if self.reference:
             lengthscale, variance = F.softplus(lengthscale), F.softplus(variance)
@@ -232,7 +236,7 @@ def _mean_covariance(target: GPTarget | HierarchicalGPTarget, x: Tensor, count: 
     with scoped_seed(stream_seed(0, Stream.INIT)):
         for start in range(0, count, block):
             size = min(block, count - start)
-            total += target._covariances(x, size).sum(0)  # noqa: SLF001 - of this module
+            total += target.covariances(x, size).sum(0)
     return total / count
 
 

@@ -61,7 +61,10 @@ class ConvResNet:
         self.input_dim = math.prod(self.image_shape)
         channels, height, width = self.image_shape
         last = 2 * num_blocks + 2
-        shapes = {"w1": torch.Size((num_channels, channels, 3, 3)), "b1": (num_channels,)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "w1": (num_channels, channels, 3, 3),
+            "b1": (num_channels,),
+        }
         for layer in range(2, last):
             shapes[f"w{layer}"] = (num_channels, num_channels, 3, 3)
         shapes[f"w{last}"] = (num_channels * height * width, output_dim)
