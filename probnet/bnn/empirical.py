@@ -51,7 +51,7 @@ def fit_kernel(
     likelihood.noise = torch.tensor(0.1)
     model = _ExactGP(inputs, targets, likelihood, kernel)
     _maximise(model, likelihood, inputs, targets)
-    return kernel, float(likelihood.noise)
+    return kernel, float(likelihood.noise.detach())
 
 
 class _ExactGP(gpytorch.models.ExactGP):
@@ -77,6 +77,6 @@ def _maximise(model: _ExactGP, likelihood: Any, x: Tensor, y: Tensor) -> None:
         loss.backward()
         return loss
 
-    last = optimiser.step(closure)
-    if not bool(torch.isfinite(torch.as_tensor(last))):
+    optimiser.step(closure)
+    if not bool(torch.isfinite(closure().detach())):
         warn("the marginal likelihood became non-finite; the kernel is not fitted.")

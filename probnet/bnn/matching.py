@@ -97,7 +97,7 @@ def match_prior(
     - `"wasserstein1"`: the paper's neural critic; options are those of
       `probnet.bnn.critic.CriticSettings`.
 
-    A weak penalty on W₂²/M, 0.01 (log σ/1.5)² for the first layer and 0.002 for the others,
+    A weak penalty on W₂²/M, 0.02 (log σ/1.5)² for the first layer and 0.002 for the others,
     keeps scales from running to infinity.
 
     Source: Tran, Rossi, Milios & Filippone (JMLR 2022) for the problem and the critic.

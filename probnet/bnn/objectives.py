@@ -16,7 +16,7 @@ from probnet.bnn.networks import BayesianMLP, BayesianNetwork
 from probnet.kernels import NNGPKernel, mlp
 
 _EIGENVALUE_FLOOR = 1e-9
-_FIRST_PENALTY, _PENALTY, _PENALTY_SCALE = 0.01, 0.002, 1.5
+_FIRST_PENALTY, _PENALTY, _PENALTY_SCALE = 0.02, 0.002, 1.5
 _LOG_STD_BOUND = 7.0
 
 Free = dict[str, Tensor]
