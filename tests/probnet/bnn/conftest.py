@@ -1,8 +1,11 @@
 """A small regression problem and a short posterior of it."""
 
+import warnings
+
 import pytest
 import torch
 
+from inference import InferenceWarning
 from probnet.bnn import BNN, BayesianMLP
 
 
@@ -18,6 +21,7 @@ def table():
 @pytest.fixture(scope="session")
 def posterior(table):
     """A nonlinear network with learned noise, by two short chains."""
-    return BNN(BayesianMLP(2, [8])).fit(
-        *table, num_chains=2, num_samples=20, thin=20, num_warmup=300, seed=0, progress=False
-    )
+    options = {"num_chains": 2, "num_samples": 20, "thin": 50, "num_warmup": 500, "seed": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InferenceWarning)  # of chains as short as these
+        return BNN(BayesianMLP(2, [8])).fit(*table, progress=False, **options)

@@ -74,7 +74,8 @@ def test_the_seed_decides():
     before = torch.get_rng_state()
     with pytest.warns(InferenceWarning, match="cannot represent"):
         first, again = (
-            match_prior(network, target, sets, seed=1, progress=p, **options) for p in (True, False)
+            match_prior(network, target, sets, seed=1, progress=p, **options)
+            for p in (True, False)
         )
     assert torch.equal(before, torch.get_rng_state())
     assert first.prior.rates == again.prior.rates
@@ -100,7 +101,9 @@ def test_a_convolutional_network():
 
 def test_bad_arguments_are_refused():
     network = BayesianMLP(1, [5])
-    with pytest.raises(ValueError, match="`target` has 2 input columns, but the network takes 1"):
+    with pytest.raises(
+        ValueError, match="`target` has 2 input columns, but the network takes 1"
+    ):
         match_prior(network, HierarchicalGPTarget(2), GRID)
     with pytest.raises(ValueError, match="Did you mean 'gaussian_w2'"):
         match_prior(network, SMOOTH, GRID, objective="gausian_w2")

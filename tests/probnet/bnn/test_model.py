@@ -8,6 +8,9 @@ import inference
 from probnet.bnn import BNN, BayesianConvNet, BayesianMLP
 from probnet.likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
 
+# chains as short as these need not agree
+pytestmark = pytest.mark.filterwarnings("ignore:the chains:inference.InferenceWarning")
+
 QUICK = {"num_chains": 2, "num_samples": 10, "thin": 5, "num_warmup": 100, "progress": False}
 
 
@@ -57,7 +60,9 @@ def test_a_linear_network_has_its_exact_posterior(method, options, table):
 def test_noise_is_learned(table):
     """Weak priors and a linear truth: the noise's posterior covers the residual variance."""
     x, y = table
-    model = BNN(BayesianMLP(2, []).prior(stds={"w1": 3.0}), noise_var=dist.InverseGamma(2.0, 0.1))
+    model = BNN(
+        BayesianMLP(2, []).prior(stds={"w1": 3.0}), noise_var=dist.InverseGamma(2.0, 0.1)
+    )
     posterior = model.fit(x, y, method="nuts", num_samples=400, num_chains=2, progress=False)
     draws = torch.from_numpy(posterior.draws.draws["noise_var"].copy()) * y.var(correction=0)
     a = torch.cat([x, torch.ones(40, 1)], 1)
@@ -97,9 +102,7 @@ def test_both_routes_of_the_hierarchical_prior_agree(table):
     """Variances integrated out and drawn by Gibbs, or sampled with the latents: same law."""
     x, y = table
     network = BayesianMLP(2, [], family="hierarchical")
-    prior = network.prior(
-        concentrations={"w1": 3.0, "b1": 3.0}, rates={"w1": 2.0, "b1": 2.0}
-    )
+    prior = network.prior(concentrations={"w1": 3.0, "b1": 3.0}, rates={"w1": 2.0, "b1": 2.0})
     options = {"method": "nuts", "num_samples": 500, "num_chains": 2, "progress": False}
     found = []
     for centered in (True, False):
@@ -154,12 +157,8 @@ def test_variational_inference(table):
 def test_chains_do_not_depend_on_their_number(table):
     model = BNN(BayesianMLP(2, [8]), noise_var=0.1)
     options = {"num_samples": 4, "thin": 5, "num_warmup": 20, "seed": 3, "progress": False}
-    few, many = (
-        model.fit(*table, num_chains=c, **options).draws.draws["w1"] for c in (2, 5)
-    )
-    torch.testing.assert_close(
-        torch.tensor(few), torch.tensor(many[:2]), rtol=1e-3, atol=1e-4
-    )
+    few, many = (model.fit(*table, num_chains=c, **options).draws.draws["w1"] for c in (2, 5))
+    torch.testing.assert_close(torch.tensor(few), torch.tensor(many[:2]), rtol=1e-3, atol=1e-4)
 
 
 def test_the_pyro_model_is_the_same_model(table):

@@ -46,7 +46,9 @@ def test_w2_bounds_exact_transport_of_samples():
     f, g = f @ factor.T, 0.5 * g @ factor.T
     cost = torch.cdist(f, g).square().numpy()
     exact = ot.emd2(np.full(400, 1 / 400), np.full(400, 1 / 400), cost)
-    assert float(gaussian_w2(k, 0.5 * factor)) == pytest.approx(0.25 * float(k.trace()), rel=1e-6)
+    assert float(gaussian_w2(k, 0.5 * factor)) == pytest.approx(
+        0.25 * float(k.trace()), rel=1e-6
+    )
     assert exact == pytest.approx(0.25 * float(k.trace()), rel=0.3)
 
 

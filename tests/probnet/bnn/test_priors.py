@@ -72,9 +72,7 @@ def test_the_pyro_model_has_the_same_density(family):
         with pyro.validation_enabled(False), torch.random.fork_rng():
             torch.manual_seed(seed)
             trace = poutine.trace(prior.sample_weights).get_trace()
-        latents = {
-            name: trace.nodes[name]["value"] for name in ("z", *prior.latent_laws)
-        }
+        latents = {name: trace.nodes[name]["value"] for name in ("z", *prior.latent_laws)}
         differences.append(float(trace.log_prob_sum() - prior.log_prior(latents)))
         weights = prior.weights(latents)
         assert all(torch.equal(trace.nodes[n]["value"], w) for n, w in weights.items())
