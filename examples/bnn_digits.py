@@ -104,9 +104,10 @@ with torch.random.fork_rng():
 print(f"\n{'':16}{'acc':>7}{'NLL':>7}{'ECE':>7}   entropy: {', '.join(shifted)}")
 for method, found in probabilities.items():
     p = found["test digits"]
-    entropies = [float(-(q * q.clamp_min(1e-12).log()).sum(-1).mean()) for q in found.values()]
+    entropies = [float(-torch.xlogy(q, q).sum(-1).mean()) for q in found.values()]
     print(
-        f"{method:16}{metrics.accuracy(y_test, p):7.3f}{metrics.nll_categorical(y_test, p):7.3f}"
+        f"{method:16}{metrics.accuracy(y_test, p):7.3f}"
+        f"{metrics.nll_categorical(y_test, p):7.3f}"
         f"{metrics.expected_calibration_error(y_test, p):7.3f}   "
         + ", ".join(f"{e:.2f}" for e in entropies)
     )

@@ -4,8 +4,8 @@ Matched priors on tables
 
 A network with one hidden layer on a regression table, with standard normal weights and with a
 prior matched to a hierarchical Gaussian process, each with the noise fixed at the paper's 0.1
-(of the standardised target's variance) and learned. The bundled diabetes table is used, or, with
-the folder of UCI tables in `PROBNET_DATA`, that named by the variable `TABLE`.
+(of the standardised target's variance) and learned. The bundled diabetes table is used, or,
+with the folder of UCI tables in `PROBNET_DATA`, that named by the variable `TABLE`.
 """
 
 # %%

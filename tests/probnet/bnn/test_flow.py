@@ -44,7 +44,7 @@ def test_the_inverse_undoes_the_map_and_has_its_jacobian(seed):
 
 
 def test_density_integrates_to_one_and_matches_samples():
-    """Of one unit's bias and weight, by the trapezoidal rule on a plane; the cdf of the weight."""
+    """Of one unit's bias and weight, on a plane; and the cdf of the weight."""
     network = BayesianMLP(1, [], family="flow")
     prior = _strong_flow(network, 1, 0.7)
     draws = prior.sample(4000, seed=0)

@@ -1,9 +1,9 @@
 """The Gaussian prior, and what all priors share."""
 
 import pyro
-import pyro.poutine as poutine
 import pytest
 import torch
+from pyro import poutine
 from torch.distributions import Normal
 
 from probnet.bnn import BayesianMLP, GaussianPrior

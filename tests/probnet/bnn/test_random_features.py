@@ -26,7 +26,7 @@ KERNELS = {
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_covariance_is_the_kernel(name):
-    """Monte Carlo over 40 000 functions of only 5 units; entries within five standard errors."""
+    """40 000 functions of only 5 units; entries within five standard errors."""
     target = GPTarget(KERNELS[name])
     prior = BayesianMLP(1, [5], family="rff").prior(spectrum=target.spectrum)
     f = prior.functions(X, 40_000, seed=0)

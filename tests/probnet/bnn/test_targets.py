@@ -57,7 +57,7 @@ def test_registered_priors_make_hyper_parameters_random():
 
 
 def test_the_hierarchical_process():
-    """With ℓ all but fixed the mean covariance is E[α²] times the RBF; draws are heavy-tailed."""
+    """With ℓ all but fixed the mean covariance is E[α²] times the RBF."""
     law = torch.distributions.LogNormal
     target = HierarchicalGPTarget.rbf(1, lengthscale=law(0.0, 1e-6), variance=law(0.1, 0.5))
     expected = math.exp(0.1 + 0.125) * torch.exp(-0.5 * (X - X.T) ** 2)
