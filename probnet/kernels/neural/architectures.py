@@ -10,54 +10,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from inference._checks import check_choice, check_integer
-from probnet.kernels.neural.duals import Dual, Erf, PiecewiseLinear, Wave
-from probnet.kernels.neural.hermite import Hermite
+from probnet.kernels.neural.activations import NAMES, dual_activation
+from probnet.kernels.neural.duals import Dual
 from probnet.kernels.neural.moments import Moments, Variances
-from probnet.networks import ACTIVATIONS, Activation
-
-_CLOSED_FORMS: Mapping[str, Dual] = MappingProxyType(
-    {
-        "abs": PiecewiseLinear(-1.0, 1.0),
-        "cos": Wave(odd=False),
-        "erf": Erf(),
-        "identity": PiecewiseLinear(1.0, 1.0),
-        "leaky_relu": PiecewiseLinear(0.01, 1.0),
-        "relu": PiecewiseLinear(0.0, 1.0),
-        "sin": Wave(odd=True),
-    }
-)
-
-
-def dual_activation(activation: str | Activation | Dual) -> Dual:
-    """The dual of an activation: a closed form where there is one, else a Hermite series.
-
-    Args:
-        activation: a name (those of `probnet.networks.ACTIVATIONS`, and `"abs"`), an elementwise
-            torch function, or a dual such as `PiecewiseLinear(0.2, 1.0)`.
-
-    Raises:
-        ValueError: on an unknown name.
-        TypeError: on anything else that cannot be called.
-    """
-    if isinstance(activation, Dual):
-        return activation
-    if isinstance(activation, str):
-        check_choice("activation", activation, {*ACTIVATIONS, *_CLOSED_FORMS})
-        return _CLOSED_FORMS.get(activation) or Hermite(ACTIVATIONS[activation])
-    if not isinstance(activation, Callable):
-        raise TypeError(
-            f"`activation` must be a name, an elementwise torch function or a dual; got "
-            f"{activation!r}."
-        )
-    return Hermite(activation)
+from probnet.networks import Activation
 
 
 @dataclass(frozen=True)
@@ -94,7 +57,7 @@ class Architecture(ABC):
         if not isinstance(self.activation, str):
             raise TypeError(
                 f"an activation given as a function cannot be written to a file; got "
-                f"{self.activation!r}. Named are {sorted({*ACTIVATIONS, *_CLOSED_FORMS})}."
+                f"{self.activation!r}. Named are {sorted(NAMES)}."
             )
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {"name": type(self).__name__, **values}

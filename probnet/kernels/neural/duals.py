@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Below this 1 - ρ² is rounding error, and the derivative of κ₀, infinite at ρ = 1, is multiplied
-# by a dρ that vanishes faster.
+# Below this 1 - ρ² is rounding error: the inputs are taken as equal, where κ₀ is 1 and where
+# its derivative, infinite, is multiplied by a dρ that vanishes faster.
 _SINGULAR = 1e-14
 
 
@@ -153,7 +153,7 @@ class _ArcCosine1(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         slope, height, root1, root2 = ctx.saved_tensors
         by_k = grad * slope if ctx.needs_input_grad[0] else None
@@ -172,12 +172,13 @@ class _ArcCosine0(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         k, q1, q2 = inputs
         rho, root1, root2 = _correlation(k, q1, q2)
+        rho = torch.where((1 - rho) * (1 + rho) > _SINGULAR, rho, rho.round())
         ctx.save_for_backward(rho, root1, root2)
         return torch.acos(rho).div_(-math.pi).add_(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         rho, root1, root2 = ctx.saved_tensors
         rest = (1 - rho) * (1 + rho)

@@ -75,7 +75,7 @@ def _series(phi: Callable[[Tensor], Tensor], k: Tensor, q1: Tensor, q2: Tensor) 
     nodes, weights, _ = _quadrature(_TERMS[0])
     values = [phi(root.unsqueeze(-1) * nodes.to(k)) for root in (root1, root2)]
     energies = [float(((v.detach() ** 2) @ weights.to(k)).amax()) for v in values]
-    coefficients = values
+    coefficients, tails = values, [math.inf, math.inf]
     for terms in _TERMS:
         basis = _quadrature(terms)[2].to(k)
         coefficients = [v @ basis for v in values]
@@ -115,7 +115,9 @@ def _quadrature(terms: int) -> tuple[Tensor, Tensor, Tensor]:
     root = np.exp(-(z**2) / 4) / (2 * math.pi) ** 0.25  # square root of the density
     functions = [root, z * root]
     for j in range(1, terms - 1):
-        functions.append((z * functions[j] - math.sqrt(j) * functions[j - 1]) / math.sqrt(j + 1))
+        functions.append(
+            (z * functions[j] - math.sqrt(j) * functions[j - 1]) / math.sqrt(j + 1)
+        )
     basis = (w * root)[:, None] * np.stack(functions, axis=-1)
     return torch.from_numpy(z), torch.from_numpy(w * root**2), torch.from_numpy(basis)
 
@@ -138,7 +140,7 @@ class _PowerSeries(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         rho, a, b = ctx.saved_tensors
         by_rho, by_a, by_b = torch.zeros_like(rho), torch.zeros_like(a), torch.zeros_like(b)

@@ -82,8 +82,9 @@ class NeuralKernel(Kernel):
         )
         self.architecture = architecture
         hidden = architecture.num_hidden_layers
-        w, last_w = _split_layers("w_var", w_var, last_w_var, 1.0, hidden, self.batch_shape)
-        b, last_b = _split_layers("b_var", b_var, last_b_var, 0.0, hidden, self.batch_shape)
+        size: Any = {"hidden": hidden, "batch_shape": self.batch_shape}
+        w, last_w = _split_layers("w_var", w_var, last_w_var, default=1.0, **size)
+        b, last_b = _split_layers("b_var", b_var, last_b_var, default=0.0, **size)
         for name, value in zip(_NAMES, (w, b, last_w, last_b), strict=True):
             self._register(name, value)
         if ard_num_dims is not None:
@@ -96,10 +97,13 @@ class NeuralKernel(Kernel):
         positive = Positive(transform=cast(Any, torch.exp), inv_transform=cast(Any, torch.log))
         self.register_constraint(f"raw_{name}", positive)
 
+    def _value(self, name: str) -> Tensor:
+        return self.get_parameter(f"raw_{name}").exp()
+
     @property
     def w_var(self) -> Tensor:
         """Weight variances below the output layer, `(*batch, 1)` or `(*batch, layers)`."""
-        return self.raw_w_var.exp()
+        return self._value("w_var")
 
     @w_var.setter
     def w_var(self, value: VarianceLike) -> None:
@@ -108,7 +112,7 @@ class NeuralKernel(Kernel):
     @property
     def b_var(self) -> Tensor:
         """Bias variances below the output layer, likewise."""
-        return self.raw_b_var.exp()
+        return self._value("b_var")
 
     @b_var.setter
     def b_var(self, value: VarianceLike) -> None:
@@ -117,7 +121,7 @@ class NeuralKernel(Kernel):
     @property
     def last_w_var(self) -> Tensor:
         """Weight variance of the output layer, `(*batch, 1)`."""
-        return self.raw_last_w_var.exp()
+        return self._value("last_w_var")
 
     @last_w_var.setter
     def last_w_var(self, value: VarianceLike) -> None:
@@ -126,7 +130,7 @@ class NeuralKernel(Kernel):
     @property
     def last_b_var(self) -> Tensor:
         """Bias variance of the output layer, `(*batch, 1)`."""
-        return self.raw_last_b_var.exp()
+        return self._value("last_b_var")
 
     @last_b_var.setter
     def last_b_var(self, value: VarianceLike) -> None:
@@ -135,7 +139,7 @@ class NeuralKernel(Kernel):
     @property
     def input_scale(self) -> Tensor | None:
         """Scales λ of the input features, `(*batch, 1, d)`; `None` without `ard_num_dims`."""
-        return self.raw_input_scale.exp() if self.ard_num_dims is not None else None
+        return self._value("input_scale") if self.ard_num_dims is not None else None
 
     @input_scale.setter
     def input_scale(self, value: VarianceLike) -> None:
@@ -146,7 +150,7 @@ class NeuralKernel(Kernel):
         values = torch.as_tensor(value, dtype=raw.dtype, device=raw.device)
         self.initialize(**{f"raw_{name}": values.log().expand_as(raw)})
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x1: Tensor, x2: Tensor | None = None, diag: bool = False, **params: Any
     ) -> Any:
         """As any GPyTorch kernel; images may come as `(n, H, W, C)`."""
@@ -195,7 +199,7 @@ class NeuralKernel(Kernel):
         return tiled(pairs, x1, x2, *variances, same=same, tile=tile)
 
     def _scaled(self, x: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, self.raw_w_var.dtype))
+        x = x.to(torch.promote_types(x.dtype, self.get_parameter("raw_w_var").dtype))
         scale = self.input_scale
         return x if scale is None else x * scale
 
@@ -233,11 +237,12 @@ class NNGPKernel(NeuralKernel):
 
     def tangent_kernel(self) -> NTKernel:
         """The tangent kernel of the same network, with copies of the parameters."""
+        active: Any = self.active_dims
         kernel = NTKernel(
             self.architecture,
             ard_num_dims=self.ard_num_dims,
             batch_shape=self.batch_shape,
-            active_dims=None if self.active_dims is None else self.active_dims.tolist(),
+            active_dims=None if active is None else active.tolist(),
         )
         for name, parameter in self.named_parameters():
             copy = Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
@@ -258,6 +263,7 @@ def _split_layers(
     name: str,
     value: VarianceLike,
     last: VarianceLike | None,
+    *,
     default: float,
     hidden: int,
     batch_shape: torch.Size,

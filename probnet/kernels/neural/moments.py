@@ -18,7 +18,7 @@ from probnet.kernels.neural.duals import Dual
 
 
 class Variances(NamedTuple):
-    """Prior variances of weights and biases, each of shape `(*batch, 1)` or `(*batch, layers)`."""
+    """Prior variances of weights and biases, each `(*batch, 1)` or `(*batch, layers)`."""
 
     w: Tensor
     b: Tensor
@@ -104,7 +104,7 @@ class Moments:
         return Moments(k, q1, q2, theta, self.event_dims)
 
     def pool(self, stride: int = 1) -> Moments:
-        """Mean over 3x3 windows at every `stride`-th pixel; zero outside, always divided by 9."""
+        """Mean over 3x3 windows at every `stride`-th pixel: zero outside, divided by 9."""
 
         def box(v: Tensor) -> Tensor:
             flat = v.reshape(-1, 1, *v.shape[-2:])
@@ -115,8 +115,7 @@ class Moments:
 
     def flatten(self) -> Moments:
         """The mean over pixels: what a dense layer on flattened pixels sees."""
-        flat = self._map(lambda v: v.mean((-2, -1)), self.event_dims - 2)
-        return flat
+        return self._map(lambda v: v.mean((-2, -1)), self.event_dims - 2)
 
     def __add__(self, other: Moments) -> Moments:
         """The sum of two independent branches."""
@@ -136,5 +135,5 @@ class Moments:
         k, q1, q2, theta = (
             None if v is None else function(v) for v in (self.k, self.q1, self.q2, self.theta)
         )
-        assert k is not None  # noqa: S101 - for the type checker
+        assert k is not None
         return Moments(k, q1, q2, theta, event_dims)

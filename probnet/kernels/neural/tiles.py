@@ -48,7 +48,7 @@ class _Tiled(torch.autograd.Function):
         function, same, tile, x1, x2, *shared = inputs
         ctx.function, ctx.same, ctx.tile = function, same, tile
         ctx.save_for_backward(x1, x2, *shared)
-        out: Tensor | None = None
+        out: Any = None
         for rows, columns in _tiles(x1.shape[-2], x2.shape[-2], tile, same=same):
             own = same and rows == columns
             block = function(x1[..., rows, :], x2[..., columns, :], own, *shared)
@@ -57,12 +57,12 @@ class _Tiled(torch.autograd.Function):
             out[..., rows, columns] = block
             if same and not own:
                 out[..., columns, rows] = block.mT
-        assert out is not None  # noqa: S101 - for the type checker
+        assert out is not None
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,) = grad_outputs
         x1, x2, *shared = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3:]
@@ -73,13 +73,12 @@ class _Tiled(torch.autograd.Function):
             if ctx.same and not own:
                 block_grad = block_grad + grad[..., columns, rows].mT
             sliced = (x1[..., rows, :], x2[..., columns, :], *shared)
-            leaves = [
-                t.detach().requires_grad_(w) for t, w in zip(sliced, wanted, strict=True)
-            ]
+            leaves = [t.detach().requires_grad_(w) for t, w in zip(sliced, wanted, strict=True)]
             with torch.enable_grad():
                 block = ctx.function(leaves[0], leaves[1], own, *leaves[2:])
             tracked = [leaf for leaf in leaves if leaf.requires_grad]
-            found = iter(torch.autograd.grad(block, tracked, block_grad, allow_unused=True))
+            gradients: Any = torch.autograd.grad(block, tracked, block_grad, allow_unused=True)
+            found = iter(gradients)
             places = [(..., rows, slice(None)), (..., columns, slice(None))]
             for number, total in enumerate(totals):
                 if total is None:

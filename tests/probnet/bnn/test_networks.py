@@ -30,7 +30,7 @@ def test_feature_networks_have_no_output_bias():
     [
         ({"input_dim": 0, "hidden": [3]}, "`input_dim` must be at least 1"),
         ({"input_dim": 1, "hidden": [0]}, r"`hidden\[0\]` must be at least 1"),
-        ({"input_dim": 1, "hidden": [3], "family": "gausian"}, "Did you mean 'gaussian'"),
+        ({"input_dim": 1, "hidden": [3], "family": "gaussia"}, "Did you mean 'gaussian'"),
         ({"input_dim": 1, "hidden": [3], "activation": "tan"}, "Did you mean 'tanh'"),
         ({"input_dim": 1, "hidden": [3, 3], "family": "rff"}, "one width for family='rff'"),
     ],

@@ -70,6 +70,6 @@ def test_bad_spectra_are_refused():
     with pytest.raises(ValueError, match="`log_outputscale_sd` must be >= 0"):
         SpectralDensity(1.0, log_outputscale_sd=-1.0)
     with pytest.raises(ValueError, match="Did you mean 'matern'"):
-        SpectralDensity(1.0, mixing="mattern")
+        SpectralDensity(1.0, mixing="matrn")
     with pytest.raises(ValueError, match="must have 1 or 3 entries"):
         BayesianMLP(3, [5], family="rff").prior(spectrum=SpectralDensity([1.0, 2.0]))
