@@ -16,8 +16,6 @@ from inference._checks import check_choice, check_integer, check_options
 from inference.errors import warn
 from inference.rng import Stream, stream_seed
 from probnet.bnn.critic import CriticSettings, minimise_w1
-from probnet.bnn.flow import FlowPrior, flow_hyperparameters
-from probnet.bnn.hierarchical import HierarchicalPrior, hierarchical_hyperparameters
 from probnet.bnn.measurement import Grid, MeasurementSet
 from probnet.bnn.networks import BayesianMLP, BayesianNetwork
 from probnet.bnn.objectives import (
@@ -30,8 +28,9 @@ from probnet.bnn.objectives import (
     sampled_w2,
 )
 from probnet.bnn.priors import GaussianPrior, WeightPrior
-from probnet.bnn.quality import COVARIANCE_LIMIT, MatchReport, compare
+from probnet.bnn.quality import COVARIANCE_LIMIT, MatchReport, compare, one_output
 from probnet.bnn.random_features import RandomFeaturePrior
+from probnet.bnn.registry import family_prior
 from probnet.bnn.targets import Target, cholesky
 
 OBJECTIVES = ("energy", "gaussian_w2", "sampled_w2", "wasserstein1")
@@ -39,6 +38,7 @@ _START_STD = 1.3132616875182228  # softplus(1), where the paper starts
 _START_CONCENTRATIONS = (3.0, 10.0, 30.0)
 _COMMON_FUNCTIONS = 512
 _LBFGS_STEPS = 100
+_REPORT_SET = 1 << 16  # number of a measurement set that no optimisation sees
 _ADAM_RATE = 0.05
 
 
@@ -133,7 +133,7 @@ def match_prior(
     started = time.process_time()
     prior, trace, evaluations = _optimise(problem, objective, start, options)
     seconds = time.process_time() - started
-    measured = compare(prior, target, problem.points(-1 & 0xFFFF), seed=seed)
+    measured = compare(prior, target, problem.points(_REPORT_SET), seed=seed)
     report = MatchReport(
         objective="closed_form" if network.family == "rff" else objective,
         num_evaluations=evaluations,
@@ -161,7 +161,7 @@ def _optimise(
     if objective == "wasserstein1":
         settings = CriticSettings(**options)
         prior, trace = minimise_w1(
-            start or _family_prior(network, _start_stds(network)),
+            start or family_prior(network, _start_stds(network)),
             partial(_draw_pair, problem, settings.num_functions),
             problem.measurement.size,
             settings,
@@ -171,7 +171,7 @@ def _optimise(
         return prior, trace, settings.num_outer
     if objective == "energy":
         return _minimise_energy(
-            problem, start or _family_prior(network, _start_stds(network)), **options
+            problem, start or family_prior(network, _start_stds(network)), **options
         )
     gaussian, loss, evaluations = _match_gaussian(problem, objective, start)
     if network.family == "gaussian":
@@ -209,7 +209,7 @@ def _match_gaussian(
         latents = prior.draw_latents(_COMMON_FUNCTIONS, seed=problem.seed)
 
         def sampled(free: dict[str, Tensor]) -> Tensor:
-            functions = _one_output(prior.with_free(free).function_values(x, latents))
+            functions = one_output(prior.with_free(free).function_values(x, latents))
             return sampled_w2(functions, factor) / len(x) + penalty(free)
 
         log_stds, loss, more = minimise_lbfgs(sampled, log_stds, max_steps=_LBFGS_STEPS // 4)
@@ -250,7 +250,7 @@ def _draw_pair(
         for purpose in (Stream.INIT, Stream.PREDICTIVE)
     )
     f = prior.function_values(x, prior.draw_latents(count, seed=ours))
-    return _one_output(f), problem.target.sample(x, count, seed=theirs)
+    return one_output(f), problem.target.sample(x, count, seed=theirs)
 
 
 def _closed_form(problem: _Problem) -> RandomFeaturePrior:
@@ -265,26 +265,12 @@ def _closed_form(problem: _Problem) -> RandomFeaturePrior:
     return RandomFeaturePrior.from_spectrum(problem.network, spectrum)
 
 
-def _family_prior(
-    network: BayesianNetwork, stds: Mapping[str, float], alpha: float = _START_CONCENTRATIONS[0]
-) -> WeightPrior:
-    """A prior of the network's family whose entries have these standard deviations."""
-    if network.family == "hierarchical":
-        rates = {name: (alpha - 1) * std**2 for name, std in stds.items()}
-        concentrations = dict.fromkeys(stds, alpha)
-        return HierarchicalPrior(network, hierarchical_hyperparameters(concentrations, rates))
-    if network.family == "flow":
-        return FlowPrior(network, flow_hyperparameters(network, stds))
-    values = {name: torch.tensor(std, dtype=torch.float64) for name, std in stds.items()}
-    return GaussianPrior(network, values)
-
-
 def _best_start(problem: _Problem, stds: Mapping[str, float]) -> WeightPrior:
     """Of the family's priors with these scales, that with the smallest energy distance."""
     network = problem.network
     if network.family != "hierarchical":
-        return _family_prior(network, stds)
-    priors = [_family_prior(network, stds, alpha) for alpha in _START_CONCENTRATIONS]
+        return family_prior(network, stds)
+    priors = [family_prior(network, stds, alpha) for alpha in _START_CONCENTRATIONS]
     with torch.no_grad():
         distances = [
             float(energy_distance(*_draw_pair(problem, _COMMON_FUNCTIONS, 0, prior)))
@@ -295,11 +281,6 @@ def _best_start(problem: _Problem, stds: Mapping[str, float]) -> WeightPrior:
 
 def _start_stds(network: BayesianNetwork) -> dict[str, float]:
     return dict.fromkeys(network.shapes, _START_STD)
-
-
-def _one_output(functions: Tensor) -> Tensor:
-    """The first output; the others have the same law."""
-    return functions[..., 0] if functions.ndim == 3 else functions
 
 
 def _check_start(network: BayesianNetwork, start: WeightPrior | None) -> None:

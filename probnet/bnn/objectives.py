@@ -14,6 +14,7 @@ from torch import Tensor
 from inference.errors import InferenceWarning
 from probnet.bnn.networks import BayesianMLP, BayesianNetwork
 from probnet.kernels import NNGPKernel, mlp
+from probnet.kernels.neural import Architecture
 
 _EIGENVALUE_FLOOR = 1e-9
 _FIRST_PENALTY, _PENALTY, _PENALTY_SCALE = 0.02, 0.002, 1.5
@@ -73,29 +74,28 @@ def nngp_covariance(network: BayesianMLP, log_stds: Mapping[str, Tensor], x: Ten
     def layers(letter: str) -> Tensor:
         return torch.stack([variances[f"{letter}{layer}"] for layer in range(1, depth + 1)])
 
-    kernel = NNGPKernel(mlp(depth, network.activation))
-    raw = {
-        "raw_w_var": layers("w"),
-        "raw_b_var": layers("b"),
-        "raw_last_w_var": variances[f"w{depth + 1}"].reshape(1),
-        "raw_last_b_var": variances[f"b{depth + 1}"].reshape(1),
-    }
-    parameters = {f"kernel.{name}": value for name, value in raw.items()}
+    last = variances[f"w{depth + 1}"], variances[f"b{depth + 1}"]
+    kernel = _WideLimit(
+        mlp(depth, network.activation),
+        *(v.exp() for v in (layers("w"), layers("b"), *(v.reshape(1) for v in last))),
+    )
     with warnings.catch_warnings():
         # A step activation lacks 1e-4 of a moment in the kernel's series; matches stop at 1e-2.
         warnings.simplefilter("ignore", InferenceWarning)
-        return torch.func.functional_call(_Forward(kernel), parameters, (x, x))
+        return kernel.forward(x, x)
 
 
-class _Forward(torch.nn.Module):
-    """A kernel's Gram matrix as a module's forward, for `functional_call`."""
+class _WideLimit(NNGPKernel):
+    """The kernel at variances that are computed from others, and carry their gradients."""
 
-    def __init__(self, kernel: NNGPKernel) -> None:
-        super().__init__()
-        self.kernel = kernel
+    def __init__(self, architecture: Architecture, *variances: Tensor) -> None:
+        super().__init__(architecture)
+        self._variances = variances
 
-    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
-        return self.kernel.forward(x1, x2)
+    w_var = property(lambda self: self._variances[0])  # pyright: ignore[reportIncompatibleMethodOverride] - read-only
+    b_var = property(lambda self: self._variances[1])  # pyright: ignore[reportIncompatibleMethodOverride] - read-only
+    last_w_var = property(lambda self: self._variances[2])  # pyright: ignore[reportIncompatibleMethodOverride] - read-only
+    last_b_var = property(lambda self: self._variances[3])  # pyright: ignore[reportIncompatibleMethodOverride] - read-only
 
 
 def penalty(log_stds: Mapping[str, Tensor]) -> Tensor:

@@ -69,7 +69,7 @@ def compare(prior: WeightPrior, target: Target, x: Tensor, *, seed: int) -> dict
     """The measured part of a `MatchReport` at points x."""
     expected = target.covariance(x)
     with torch.no_grad():
-        f = _one_output(prior.functions(x, _NUM_FUNCTIONS, seed=seed))
+        f = one_output(prior.functions(x, _NUM_FUNCTIONS, seed=seed))
         noise = 0.0
         found = exact_covariance(prior, x)
         if found is None:
@@ -102,6 +102,6 @@ def exact_covariance(prior: WeightPrior, x: Tensor) -> Tensor | None:
     return nngp_covariance(network, log_stds, x)
 
 
-def _one_output(functions: Tensor) -> Tensor:
+def one_output(functions: Tensor) -> Tensor:
     """The first output; the others have the same law."""
     return functions[..., 0] if functions.ndim == 3 else functions

@@ -43,6 +43,26 @@ def default_prior(network: BayesianNetwork, **hyperparameters: Any) -> WeightPri
     )
 
 
+def family_prior(
+    network: BayesianNetwork, stds: Mapping[str, float], concentration: float = 3.0
+) -> WeightPrior:
+    """A prior of the network's family whose entries have these standard deviations.
+
+    Args:
+        network: not of family `"rff"`.
+        stds: by name.
+        concentration: α > 1 of every variance, for the hierarchical family.
+    """
+    if network.family == "hierarchical":
+        rates = {name: (concentration - 1) * std**2 for name, std in stds.items()}
+        concentrations = dict.fromkeys(stds, concentration)
+        return HierarchicalPrior(network, hierarchical_hyperparameters(concentrations, rates))
+    if network.family == "flow":
+        return FlowPrior(network, flow_hyperparameters(network, stds))
+    values = {name: torch.as_tensor(std, dtype=torch.float64) for name, std in stds.items()}
+    return GaussianPrior(network, values)
+
+
 def prior_to_dict(prior: WeightPrior) -> dict[str, Any]:
     """The JSON-able part of a prior; its tensors are `prior.hyperparameters`."""
     return {"network": prior.network.to_dict(), "options": prior.options()}
