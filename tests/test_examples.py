@@ -16,6 +16,7 @@ BOUNDS = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::inference.InferenceWarning")  # of runs as short as these
 @pytest.mark.parametrize("name", BOUNDS)
 def test_example(name, monkeypatch, tmp_path):
     monkeypatch.setenv("PROBNET_SMOKE", "1")

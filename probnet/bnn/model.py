@@ -56,7 +56,7 @@ class BNN:
     Example:
         >>> x = torch.linspace(-1, 1, 20)[:, None]
         >>> model = BNN(BayesianMLP(input_dim=1, hidden=[10]), noise_var=0.1)
-        >>> posterior = model.fit(x, x[:, 0] ** 2, num_chains=2, num_samples=5, thin=5,
+        >>> posterior = model.fit(x, x[:, 0] ** 2, num_chains=2, num_samples=3, thin=5,
         ...                       num_warmup=20, seed=0, progress=False)
         >>> posterior.predict(x).mean.shape
         torch.Size([20])

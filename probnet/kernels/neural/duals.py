@@ -202,5 +202,11 @@ def _correlation(k: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def _by_variance(by_size: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """Gradient by q from that by √(qq'): times √q'/(2√q), summed to the shape of q."""
-    total = (by_size * other).sum_to_size(own.shape)
+    rows, columns = by_size.shape[-2:]
+    if own.shape[-2:] == (rows, 1) and other.shape[-2:] == (1, columns):
+        total = (by_size @ other.mT).sum_to_size(own.shape)
+    elif own.shape[-2:] == (1, columns) and other.shape[-2:] == (rows, 1):
+        total = (other.mT @ by_size).sum_to_size(own.shape)
+    else:
+        total = (by_size * other).sum_to_size(own.shape)
     return torch.where(own > 0, total / (2 * own), 0.0)

@@ -80,7 +80,9 @@ def test_centred_and_non_centred_flows_agree():
     network = BayesianMLP(1, [], family="flow")
     prior = network.prior()
     values = {
-        n: v if n.endswith("log_var") else torch.randn(v.shape, generator=generator).double()
+        n: v
+        if n.endswith("log_var")
+        else torch.randn(v[:1].shape, generator=generator).double()
         for n, v in prior.hyperparameters.items()
     }
     prior = type(prior)(network, values)
