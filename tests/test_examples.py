@@ -12,6 +12,8 @@ BOUNDS = {
     "bnn_digits": {"error": 0.5, "nll": 2.2},  # guessing: 0.9 and log 10 = 2.30
     "bnn_uci": {"nll_learned": 5.76, "excess_rmse": 5.0},
     "functional_prior_1d": {"covariance_error": 0.05, "nll_matched": 1.8},
+    "nngp_uci": {"nll_integrated": 5.6},
+    "student_t_process": {"excess_nll": 0.0},
 }
 
 

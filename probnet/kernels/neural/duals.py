@@ -202,7 +202,7 @@ def _correlation(k: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def _by_variance(by_size: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """Gradient by q from that by √(qq'): times √q'/(2√q), summed to the shape of q."""
-    rows, columns = by_size.shape[-2:]
+    rows, columns = by_size.shape[-2:] if by_size.ndim > 1 else (0, 0)
     if own.shape[-2:] == (rows, 1) and other.shape[-2:] == (1, columns):
         total = (by_size @ other.mT).sum_to_size(own.shape)
     elif own.shape[-2:] == (1, columns) and other.shape[-2:] == (rows, 1):

@@ -38,17 +38,16 @@ class NeuralKernel(Kernel):
         last_b_var: of the output layer's bias; 0, none, by default.
         ard_num_dims: d gives every input feature a scale λ_j of its own, x·x'/d becoming
             Σ_j λ_j² x_j x'_j / d; dense architectures only.
-        batch_shape: of independent parameters, as in GPyTorch.
-        active_dims: as in GPyTorch.
+        batch_shape: as in GPyTorch, like `active_dims`.
 
     Raises:
         ValueError: on negative variances, or numbers of layers that do not fit.
         TypeError: if `architecture` is not one.
 
     Example:
+        >>> from probnet.kernels import mlp
         >>> kernel = NNGPKernel(mlp(depth=2, activation="erf"), w_var=1.96, b_var=0.09)
-        >>> x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
-        >>> kernel(x).to_dense().shape
+        >>> kernel(torch.linspace(-1, 1, 5)[:, None]).to_dense().shape
         torch.Size([5, 5])
     """
 
@@ -98,8 +97,7 @@ class NeuralKernel(Kernel):
         self.register_constraint(f"raw_{name}", positive)
 
     def _value(self, name: str) -> Tensor:
-        raw: Tensor = getattr(self, f"raw_{name}")  # GPyTorch may put a plain tensor there
-        return raw.exp()
+        return self.get_parameter(f"raw_{name}").exp()
 
     @property
     def w_var(self) -> Tensor:
