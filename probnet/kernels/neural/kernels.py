@@ -97,7 +97,8 @@ class NeuralKernel(Kernel):
         self.register_constraint(f"raw_{name}", positive)
 
     def _value(self, name: str) -> Tensor:
-        return self.get_parameter(f"raw_{name}").exp()
+        raw: Tensor = getattr(self, f"raw_{name}")  # GPyTorch may put a plain tensor there
+        return raw.exp()
 
     @property
     def w_var(self) -> Tensor:
