@@ -10,8 +10,11 @@ from inference._version import __version__
 from inference.draws import Draws, load
 from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
 from inference.log_density import LogDensity
+from inference.resuming import resume
 from inference.sampling import sample
+from inference.stopping import Until
 from inference.svi import fit
+from inference.tuning import Suggestion, suggest_step_size
 
 __distribution__ = "probnet-bayes"
 
@@ -21,11 +24,15 @@ __all__ = [
     "InferenceWarning",
     "InitError",
     "LogDensity",
+    "Suggestion",
+    "Until",
     "__version__",
     "calibration",
     "diagnostics",
     "fit",
     "load",
+    "resume",
     "sample",
     "schedules",
+    "suggest_step_size",
 ]

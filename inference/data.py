@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference._checks import check_finite
-from inference.rng import Stream, generator
+from inference.rng import Stream, generator, generator_states, set_generator_states
 
 Leaves = tuple[Tensor, ...]
 
@@ -130,7 +130,8 @@ class BatchStream:
     """Row numbers of minibatches, drawn without replacement within an epoch.
 
     Each chain walks through its own random permutations; the rows left over at the end of
-    an epoch, fewer than a batch, are dropped (another permutation follows).
+    an epoch, fewer than a batch, are dropped (another permutation follows). The errors of an
+    epoch's gradients add up to nearly nothing, which slow directions feel as less noise.
 
     Args:
         seed: the run's seed.
@@ -140,6 +141,11 @@ class BatchStream:
         shared: every chain sees the batches of chain 0.
         device: where the row numbers are made.
         purpose: which stream.
+        independent: draw every row with replacement instead, so that the errors of successive
+            gradients are independent.
+
+    Attributes:
+        steps_per_epoch: batches in a permutation.
     """
 
     def __init__(
@@ -152,32 +158,68 @@ class BatchStream:
         shared: bool,
         device: torch.device,
         purpose: Stream = Stream.BATCH,
+        independent: bool = False,
     ) -> None:
         streams = [0] if shared else chains
         self._generators = [generator(seed, purpose, c, device) for c in streams]
         self._num_data, self._batch_size = num_data, batch_size
-        self._steps_per_epoch = num_data // batch_size
+        self._independent = independent
+        self.steps_per_epoch = num_data // batch_size
         self._epoch = torch.empty(0)
-        self._position = self._steps_per_epoch
+        self._used = self.steps_per_epoch
+        self._before = generator_states(self._generators)
+
+    def take(self, count: int) -> Tensor:
+        """Row numbers of the next `count` steps, shape (count, chains, batch_size).
+
+        The axis of chains has length 1 if the batches are shared.
+        """
+        pieces: list[Tensor] = []
+        while count:
+            if self._used == self.steps_per_epoch:
+                self._shuffle()
+            some = min(count, self.steps_per_epoch - self._used)
+            pieces.append(self._epoch[self._used : self._used + some])
+            self._used += some
+            count -= some
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def next(self) -> Tensor:
         """Row numbers of the next step, (chains, batch_size), or (1, batch_size) if shared."""
-        if self._position == self._steps_per_epoch:
-            used = self._steps_per_epoch * self._batch_size
-            rows = [
-                torch.randperm(self._num_data, generator=g, device=g.device)[:used]
-                for g in self._generators
-            ]
-            shape = (len(rows), self._steps_per_epoch, self._batch_size)
-            self._epoch = torch.stack(rows).reshape(shape)
-            self._position = 0
-        batch = self._epoch[:, self._position]
-        self._position += 1
-        return batch
+        return self.take(1)[0]
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the stream stands, for `restore`."""
+        done = self._used == self.steps_per_epoch
+        now = generator_states(self._generators) if done else self._before
+        return {"generators": now, "used": torch.tensor(self._used)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go where another stream of the same arguments stood."""
+        set_generator_states(self._generators, state["generators"])
+        self._used = int(state["used"])
+        if self._used < self.steps_per_epoch:
+            used = self._used
+            self._shuffle()
+            self._used = used
+
+    def _shuffle(self) -> None:
+        """Make the next epoch, shape (steps, chains, batch_size)."""
+        self._before = generator_states(self._generators)
+        used = self.steps_per_epoch * self._batch_size
+        rows = [
+            torch.randint(self._num_data, (used,), generator=g, device=g.device)
+            if self._independent
+            else torch.randperm(self._num_data, generator=g, device=g.device)[:used]
+            for g in self._generators
+        ]
+        shape = (len(rows), self.steps_per_epoch, self._batch_size)
+        self._epoch = torch.stack(rows).reshape(shape).transpose(0, 1)
+        self._used = 0
 
 
 def take_rows(leaves: Leaves, rows: Tensor) -> Leaves:
-    """Rows of each array for every chain: (chains, n) numbers give (chains, n, ...) arrays."""
+    """Rows of each array: numbers (*batch, n) give arrays (*batch, n, ...)."""
     flat = rows.reshape(-1)
     return tuple(
         leaf.index_select(0, flat).reshape(*rows.shape, *leaf.shape[1:]) for leaf in leaves

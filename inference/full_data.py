@@ -17,6 +17,7 @@ from inference.schedules import Constant
 
 if TYPE_CHECKING:
     from inference.plan import Plan
+    from inference.request import Request
     from inference.targets import Target
 
 METHODS = ("hmc", "nuts")
@@ -34,33 +35,40 @@ _OPTIONS = {
 }
 
 
-def check_arguments(
-    method: str,
-    plan: Plan,
-    batch_size: int | None,
-    dtype: torch.dtype | None,
-    options: Mapping[str, Any],
-) -> None:
+def check_arguments(method: str, plan: Plan, request: Request, *, saved: bool) -> None:
     """Refuse what full-data float64 sampling cannot honour.
+
+    Args:
+        method: which.
+        plan: how long to run and what to keep.
+        request: what was asked for.
+        saved: whether a checkpoint was asked for.
 
     Raises:
         TypeError: on an option the method does not take.
-        ValueError: on minibatches, another dtype, a schedule, temperature 0, or an option out
-            of range.
+        ValueError: on minibatches, another dtype, a schedule, temperature 0, a goal, a
+            checkpoint, or an option out of range.
     """
+    options = request.options
     check_options(f"method {method!r}", options, _OPTIONS[method], also=vars(plan))
     refused = {
-        "batch_size": batch_size is not None,
+        "batch_size": request.batch_size is not None,
         "schedule": not isinstance(plan.schedule, Constant),
         "share_batches": plan.share_batches,
         "keep_warmup": plan.keep_warmup,
         "chunk_size": plan.chunk_size is not None,
+        "control_variates": plan.control_variates is not None,
+        "until": plan.until is not None,
+        "checkpoint": saved,
+        "compile": request.compile is True,
     }
     for name, given in refused.items():
         if given:
             raise ValueError(f"`{name}` does not apply to method {method!r}; leave it out.")
-    if dtype not in (None, torch.float64):
-        raise ValueError(f"`dtype` must be torch.float64 for method {method!r}; got {dtype}.")
+    if request.dtype not in (None, torch.float64):
+        raise ValueError(
+            f"`dtype` must be torch.float64 for method {method!r}; got {request.dtype}."
+        )
     check_positive("temperature", plan.temperature)
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("step_size", "trajectory_length"):

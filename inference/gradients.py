@@ -56,6 +56,11 @@ def log_density_and_gradient(target: Target, chain_method: str) -> LogDensityAnd
     return evaluate
 
 
+def traceable(target: Target) -> LogDensityAndGradient:
+    """The vectorised evaluation without fallbacks or recordings, to be traced into a graph."""
+    return lambda positions, batch: _vectorized(target, positions, batch)
+
+
 def map_chains(function: Callable[[Any], Any], argument: Any, *, chain_method: str) -> Any:
     """`function` of each entry of the leading axis, results stacked over it.
 

@@ -8,12 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference import diagnostics
 from inference.errors import AllChainsDivergedError, warn
+from inference.plan import Store
 from inference.samplers import Sampler, Settings
 
 _DECORRELATION_STEPS = 100
 _CLIP_WARNING = 0.01
+_ESS_DRAWS, _ESS_MOST, _ESS_SCALARS = 20, 1000, 8
 _UNSTABLE_RATIO = 1000.0  # above it the step is unstable, and the excess says nothing
+
+
+def warn_frozen(died_at: dict[int, int]) -> None:
+    """Say which chains were frozen, and at which step."""
+    warn(
+        "chains were frozen at a non-finite log density or gradient (chain: step): "
+        f"{died_at}. Their draws from there on are NaN. A smaller `step_size` may help."
+    )
+
+
+def all_diverged(died_at: dict[int, int], step_size: float) -> AllChainsDivergedError:
+    """The error of a run with no chain left."""
+    return AllChainsDivergedError(
+        f"every chain met a non-finite log density or gradient, the last at step "
+        f"{max(died_at.values())}. Reduce `step_size` (it is {step_size:g}; try "
+        f"{step_size / 4:g}), or start elsewhere with `init`."
+    )
 
 
 class Monitor:
@@ -24,11 +44,19 @@ class Monitor:
         num_chains: how many chains run.
         dim: length of a position.
         device: of the chains.
+        may_lose_all: whether to go on when no chain is left.
     """
 
     def __init__(
-        self, sampler: Sampler, num_chains: int, dim: int, device: torch.device
+        self,
+        sampler: Sampler,
+        num_chains: int,
+        dim: int,
+        device: torch.device,
+        *,
+        may_lose_all: bool = False,
     ) -> None:
+        self._may_lose_all = may_lose_all
         self.alive = torch.ones(num_chains, dtype=torch.bool, device=device)
         self.died_at: dict[int, int] = {}
         self._sampler, self._dim = sampler, dim
@@ -41,12 +69,18 @@ class Monitor:
         """Whether no chain is frozen."""
         return not self.died_at
 
+    @property
+    def all_lost(self) -> bool:
+        """Whether every chain is frozen."""
+        return not bool(self.alive.any())
+
     def hold(self, new: Any, old: Any) -> Any:
         """The new state where a chain is alive, the old one elsewhere."""
         if self.all_alive:
             return new
         pairs = zip(new, old, strict=True)
-        return type(new)(*(torch.where(self.alive[:, None], a, b) for a, b in pairs))
+        held = (a if b is None else torch.where(self.alive[:, None], a, b) for a, b in pairs)
+        return type(new)(*held)
 
     def check_finite(self, values: Tensor, position: Tensor, first_step: int) -> list[int]:
         """Freeze chains with a non-finite value, and say from which step.
@@ -67,19 +101,10 @@ class Monitor:
         for chain in fresh:
             self.died_at[chain] = first_step + int(bad[:, chain].nonzero()[0])
             self.alive[chain] = False
-        if not bool(self.alive.any()):
-            raise AllChainsDivergedError(
-                f"every chain met a non-finite log density or gradient, the last at step "
-                f"{max(self.died_at.values())}. Reduce `step_size` (it is "
-                f"{self._sampler.step_size:g}; try {self._sampler.step_size / 4:g}), or start "
-                "elsewhere with `init`."
-            )
-        if fresh:
-            steps = {chain: self.died_at[chain] for chain in fresh}
-            warn(
-                "chains were frozen at a non-finite log density or gradient (chain: step): "
-                f"{steps}. Their draws from there on are NaN. A smaller `step_size` may help."
-            )
+        if self.all_lost and not self._may_lose_all:
+            raise all_diverged(self.died_at, self._sampler.step_size)
+        if fresh and not self._may_lose_all:
+            warn_frozen({chain: self.died_at[chain] for chain in fresh})
         return fresh
 
     def record(self, statistics: dict[str, Tensor]) -> None:
@@ -99,7 +124,7 @@ class Monitor:
         of that size impossible, counting one per coordinate, chain and 100 steps.
         """
         expected = self._sampler.stationary_kinetic_temperature(settings)
-        if not expected or not self._kinetic or "kinetic" in self._warned:
+        if not expected or not self._kinetic or "kinetic" in self._warned or self.all_lost:
             return
         means = torch.cat(self._kinetic)
         steps = means.numel() * thin
@@ -123,6 +148,21 @@ class Monitor:
                 f"the kinetic temperature is {ratio:.2g} of its stationary value over {steps} "
                 "steps: the chains are still too cold and the draws too narrow. Warm up longer."
             )
+
+    def describe(self, draws: Store) -> dict[str, str]:
+        """For the progress bar: ESS of a few scalars, frozen chains, clipped noise."""
+        found: dict[str, str] = {}
+        if draws.filled >= _ESS_DRAWS:
+            values = next(iter(draws.finished(draws.filled).values()))
+            alive = values[self.alive.numpy(force=True)]
+            some = alive.reshape(*alive.shape[:2], -1)[..., :_ESS_SCALARS]
+            some = some[:, :: max(1, some.shape[1] // _ESS_MOST)]
+            found["ess"] = f"{diagnostics.ess(some).min():.0f}"
+        if self.died_at:
+            found["frozen"] = str(len(self.died_at))
+        if self._clipped:
+            found["clipped"] = f"{float(torch.cat(self._clipped).nanmean()):.1%}"
+        return found
 
     def check_clipping(self) -> None:
         """Warn once if the correction exceeded the noise in over 1 % of the coordinates."""

@@ -57,12 +57,12 @@ def run(
     steps = plan.num_warmup + plan.thin * plan.num_samples
     total = plan.num_chains * steps
     with tqdm(total=total, disable=None if plan.progress else True) as bar:
-        for chain in range(plan.num_chains):
-            bar.set_description(f"nuts chain {chain + 1}/{plan.num_chains}")
+        for index, chain in enumerate(plan.chains):
+            bar.set_description(f"nuts chain {index + 1}/{plan.num_chains}")
             try:
                 with scoped_seed(stream_seed(plan.seed, Stream.PYRO, chain)):
                     kernel = _NUTS(potential, dict(options))
-                    chains.append(_run_chain(kernel, target, plan, positions[chain], bar))
+                    chains.append(_run_chain(kernel, target, plan, positions[index], bar))
             except KeyboardInterrupt:
                 interrupted = True
                 if not chains:

@@ -77,6 +77,11 @@ class PyroTarget(Target):
         self._rows = self._find_rows()
         self._static = self._static_transforms(sites)
 
+    @property
+    def subsamples_itself(self) -> bool:
+        """Whether the model draws its own minibatches, so that it never sees all the data."""
+        return self._subsample is not None
+
     def log_density(self, position: Tensor, leaves: Leaves | None = None) -> Tensor:
         """See `Target.log_density`."""
         replay = self._run(Replay(self.layout.split(position)), leaves)

@@ -9,7 +9,7 @@ is run inside `scoped_seed`.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 
@@ -30,8 +30,10 @@ class Stream(IntEnum):
     PYRO = 4
     PREDICTIVE = 5
     GRADIENT_NOISE = 6
+    GRADIENT_NOISE_PAIR = 7
     ACCEPT = 20
     TRAJECTORY = 21
+    TUNING = 22
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:
@@ -94,19 +96,58 @@ class NormalStream:
         self._dtype, self._device = dtype, device
         self._dim = dim
         self._block_steps = max(1, min(64, _BLOCK_VALUES // max(dim, 1)))
-        self._block: list[Tensor] = []
+        self._used = self._block_steps
+        self._block = torch.empty(0)
+        self._before = generator_states(self._generators)
+
+    def take(self, count: int) -> Tensor:
+        """The numbers of the next `count` steps, shape (count, chains, dim)."""
+        pieces: list[Tensor] = []
+        while count:
+            if self._used == self._block_steps:
+                self._fill()
+            some = min(count, self._block_steps - self._used)
+            pieces.append(self._block[self._used : self._used + some])
+            self._used += some
+            count -= some
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def next(self) -> Tensor:
         """The numbers of the next step, shape (chains, dim)."""
-        if not self._block:
-            self._block = list(self._fill().unbind(0))[::-1]
-        return self._block.pop()
+        return self.take(1)[0]
 
-    def _fill(self) -> Tensor:
-        """The next block, shape (steps, chains, dim)."""
+    def state(self) -> dict[str, Tensor]:
+        """Where the stream stands, for `restore`."""
+        done = self._used == self._block_steps
+        now = generator_states(self._generators) if done else self._before
+        return {"generators": now, "used": torch.tensor(self._used)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go where another stream of the same arguments stood."""
+        set_generator_states(self._generators, state["generators"])
+        self._used = int(state["used"])
+        if self._used < self._block_steps:
+            used, self._used = self._used, self._block_steps
+            self._fill()
+            self._used = used
+
+    def _fill(self) -> None:
+        """Make the next block, shape (steps, chains, dim)."""
+        self._before = generator_states(self._generators)
         shape = (self._block_steps, self._dim)
         rows = [
             torch.randn(shape, generator=g, dtype=self._dtype, device=self._device)
             for g in self._generators
         ]
-        return torch.stack(rows, dim=1)
+        self._block, self._used = torch.stack(rows, dim=1), 0
+
+
+def generator_states(generators: Sequence[torch.Generator]) -> Tensor:
+    """States of all generators as bytes, one row each."""
+    return torch.stack([g.get_state() for g in generators])
+
+
+def set_generator_states(generators: Sequence[torch.Generator], states: Tensor) -> None:
+    """Put every generator into its saved state."""
+    for g, state in zip(generators, states, strict=True):
+        g.set_state(state.clone())

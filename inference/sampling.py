@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
-from inspect import signature
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyro
 import torch
-from torch import Tensor
 
-from inference import full_data
-from inference._checks import check_choice, check_options
-from inference.binding import bind
+from inference import running
+from inference._checks import check_integer
+from inference.chains import Saving
 from inference.draws import Draws
-from inference.driver import Driver
-from inference.gradients import log_density_and_gradient
-from inference.initial import Init, initial_positions
-from inference.labels import label_axes, run_attributes
+from inference.initial import Init
 from inference.log_density import LogDensity
-from inference.plan import Plan, Run
-from inference.samplers import SGHMC, SGLD, SGNHT, AdaptiveSGHMC, Sampler
-from inference.schedules import Constant, Cyclical, Schedule
-
-SAMPLERS: dict[str, type[Any]] = {
-    "sgld": SGLD,
-    "sghmc": SGHMC,
-    "sghmc_adaptive": AdaptiveSGHMC,
-    "sgnht": SGNHT,
-}
-CYCLICAL = {"csgld": "sgld", "csghmc": "sghmc"}
-METHODS = (*SAMPLERS, *CYCLICAL, *full_data.METHODS)
-
-_DEFAULT_WARMUP = 1000
-_ADAPTIVE_WARMUP = 3000
+from inference.request import Request
+from inference.schedules import Schedule
+from inference.stopping import Until
 
 
 def sample(
@@ -46,7 +27,7 @@ def sample(
     method: str = "sghmc",
     num_chains: int = 4,
     num_warmup: int | None = None,
-    num_samples: int = 1000,
+    num_samples: int | None = None,
     thin: int = 1,
     batch_size: int | None = None,
     seed: int = 0,
@@ -59,6 +40,12 @@ def sample(
     share_batches: bool = False,
     keep_warmup: bool = False,
     chunk_size: int | None = None,
+    control_variates: str | None = None,
+    until: Until | Mapping[str, float] | None = None,
+    compile: bool | str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    executor: Any = None,
     progress: bool = True,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, list[str]] | None = None,
@@ -75,12 +62,12 @@ def sample(
         num_chains: chains, all advanced at once, except by `"nuts"`.
         num_warmup: steps before the first draw can be kept; by default 1000, 3000 for
             `"sghmc_adaptive"`, 0 for cyclical methods.
-        num_samples: draws kept per chain; in all `num_warmup + thin * num_samples` steps.
+        num_samples: draws kept per chain, 1000 by default; in all `num_warmup + thin *
+            num_samples` steps. With `until`, the most there may be.
         thin: steps per kept draw.
         batch_size: rows per gradient, drawn without replacement within an epoch, separately
             for every chain; None: all rows.
-        seed: of everything random; chain c does not depend on how many chains there are, save
-            by what `"hmc"` learns from all chains in warm-up.
+        seed: of everything random; chain c does not depend on how many chains there are.
         init: starting points, see `inference.initial.initial_positions`.
         temperature: T; the target is the posterior to the power 1/T.
         schedule: of the step size, from `inference.schedules`; constant by default.
@@ -90,13 +77,24 @@ def sample(
         share_batches: every chain sees the same minibatches: cheaper, but their noise is then
             common, and R-hat optimistic.
         keep_warmup: also return every `thin`-th warm-up position.
-        chunk_size: steps between health checks and copies to the host; does not change draws.
+        chunk_size: steps between health checks and copies to the host, rounded up to a multiple
+            of 8 where steps may be compiled; does not change draws.
+        control_variates: quieten minibatch gradients by their difference to those at an
+            anchor: `"mode"`, the posterior mode, for unimodal posteriors; `"epoch"`, where each
+            chain was at the start of the epoch. One more minibatch gradient a step.
+        until: run until a goal is reached, see `inference.Until`.
+        compile: turn several steps into one compiled call: `"auto"` where that is predicted to
+            save time, True, or False. Draws agree up to rounding. Where it cannot be done the
+            reason is logged and steps run as usual.
+        checkpoint: directory to save the run in as it goes; see `inference.resume`.
+        checkpoint_every: steps between two checkpoints; by default about ten seconds.
+        executor: a `concurrent.futures.Executor`, such as Dask's `client.get_executor()`;
+            groups of chains run as its tasks.
         progress: show a progress bar on a terminal.
         coords: coordinates by dimension.
         dims: names of the axes of each variable, by default Pyro's plates.
         method_options: the sampler's own, such as `step_size` and `friction`; see
-            `inference.samplers`, `inference.hmc`, `inference.nuts` and, for cyclical methods,
-            `Cyclical`.
+            `inference.samplers`, `inference.hmc` and, for cyclical methods, `Cyclical`.
 
     Returns:
         The draws.
@@ -107,115 +105,44 @@ def sample(
         InitError: if no starting point has a finite log density.
         AllChainsDivergedError: if every chain meets a non-finite value.
     """
-    check_choice("method", method, METHODS)
-    name = CYCLICAL.get(method, method)
-    if method in CYCLICAL:
-        schedule, method_options = _cyclical(method, schedule, method_options)
-    if num_warmup is None:
-        default = _ADAPTIVE_WARMUP if name == "sghmc_adaptive" else _DEFAULT_WARMUP
-        num_warmup = 0 if isinstance(schedule, Cyclical) else default
-    plan = Plan(
+    request = Request(
+        method=method,
         num_chains=num_chains,
         num_warmup=num_warmup,
         num_samples=num_samples,
         thin=thin,
+        batch_size=batch_size,
         seed=seed,
         temperature=temperature,
-        schedule=_check_schedule(schedule),
+        schedule=schedule,
+        dtype=dtype,
+        device=str(device or "cpu"),
         chain_method=chain_method,
         share_batches=share_batches,
         keep_warmup=keep_warmup,
         chunk_size=chunk_size,
-        progress=progress,
+        compile=compile,
+        control_variates=control_variates,
+        until=until,
+        options=method_options,
     )
-    if name in full_data.METHODS:
-        full_data.check_arguments(name, plan, batch_size, dtype, method_options)
-        dtype = torch.float64
-        sampler = None
-    else:
-        sampler = _build_sampler(name, method_options)
-    bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
-    started = time.perf_counter()
-    with pyro.validation_enabled(False):
-        evaluate = log_density_and_gradient(bound, chain_method)
-        positions = initial_positions(bound, evaluate, init, plan.seed, plan.num_chains)
-        axes = label_axes(bound, positions[0], dims, coords)
-        if sampler is None:
-            run = full_data.run(name, bound, plan, evaluate, positions, options=method_options)
-            options = dict(method_options)
-        else:
-            run = Driver(bound, sampler, plan, evaluate).run(positions)
-            options = _describe_options(sampler)
-    attrs = run_attributes(bound, method=method, seed=plan.seed, started=started)
-    return Draws(
-        draws=run.draws,
-        sample_stats=run.sample_stats,
-        attrs={**attrs, "options": options, **_describe_run(plan, run)},
-        dims=axes,
-        coords=dict(coords or {}),
-        warmup=run.warmup,
-        state=run.state,
-        _target=bound,
-    )
-
-
-def _build_sampler(name: str, options: Mapping[str, Any]) -> Sampler:
-    kind = SAMPLERS[name]
-    known = [field.name for field in fields(kind)]
-    check_options(f"method {name!r}", options, known, also=signature(sample).parameters)
-    return kind(**options)
-
-
-def _check_schedule(schedule: Any) -> Schedule:
-    if schedule is None:
-        return Constant()
-    if isinstance(schedule, type) or not hasattr(schedule, "phase"):
-        raise TypeError(
-            "`schedule` must be an instance of a class in inference.schedules, such as "
-            f"Polynomial(); got {schedule!r}."
+    saving = None
+    if checkpoint is not None:
+        if checkpoint_every is not None:
+            check_integer("checkpoint_every", checkpoint_every, 1)
+        saving = Saving(
+            Path(checkpoint), checkpoint_every, go_on=False, grouped=executor is not None
         )
-    return schedule
-
-
-def _cyclical(
-    method: str, schedule: Schedule | None, options: dict[str, Any]
-) -> tuple[Schedule, dict[str, Any]]:
-    """The schedule of a cyclical method, from its options, and the sampler's options."""
-    if schedule is not None:
-        raise ValueError(f"method {method!r} brings its own schedule; leave `schedule` out.")
-    own = [field.name for field in fields(Cyclical)]
-    given = {name: options[name] for name in own if name in options}
-    return Cyclical(**given), {n: v for n, v in options.items() if n not in own}
-
-
-def _describe_run(plan: Plan, run: Run) -> dict[str, Any]:
-    """Attributes of a run, JSON-able, with notes on what its diagnostics cannot say."""
-    notes = list(run.notes)
-    if isinstance(plan.schedule, Cyclical):
-        notes.append("cycles visit separate modes: R-hat over them is no convergence test")
-    if plan.share_batches:
-        notes.append("chains share minibatches: their noise is dependent and R-hat optimistic")
-    found: dict[str, Any] = {
-        "num_warmup": plan.num_warmup,
-        "thin": plan.thin,
-        "temperature": plan.temperature,
-        "chain_method": plan.chain_method,
-        "share_batches": plan.share_batches,
-        "schedule": _describe_options(plan.schedule) | {"name": type(plan.schedule).__name__},
-        "interrupted": run.interrupted,
-        "frozen_chains": {str(chain): step for chain, step in run.died_at.items()},
-        "notes": notes,
-    }
-    if run.predicted_inflation is not None:
-        found["predicted_variance_inflation"] = run.predicted_inflation
-    return found
-
-
-def _describe_options(options: Any) -> dict[str, Any]:
-    """Options as JSON-able values; a schedule of the user's own may have none."""
-    if not hasattr(options, "__dataclass_fields__"):
-        return {}
-    return {
-        name: value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
-        for name, value in asdict(options).items()
-    }
+    elif checkpoint_every is not None:
+        raise ValueError("`checkpoint_every` was given without a `checkpoint` to write to.")
+    return running.run(
+        target,
+        data,
+        request,
+        init=init,
+        labels=running.Labels(dims, coords),
+        progress=progress,
+        saving=saving,
+        executor=executor,
+        entry=sample,
+    )

@@ -31,6 +31,7 @@ from inference.guides import (
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes
 from inference.log_density import LogDensity
+from inference.mode import climb
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.targets import Target
 
@@ -226,27 +227,9 @@ class _Optimiser:
 def _surround(guide: PointGuide, name: str, target: Target) -> None:
     """Settle an optimised point at the maximum, and put the law of that name around it."""
     if target.batch_size is None:
-        _polish(guide, target)
+        guide.location.data.copy_(climb(target.log_density, guide.location).position)
     if name == "laplace":
         guide.laplace(target.log_density)
-
-
-def _polish(guide: PointGuide, target: Target) -> None:
-    """Run L-BFGS from where Adam stopped: the maximum itself is wanted."""
-    optimiser = torch.optim.LBFGS(
-        [guide.location], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = -target.log_density(guide.location)
-        loss.backward()
-        return loss
-
-    start, before = guide.location.detach().clone(), float(closure().detach())
-    optimiser.step(closure)
-    if not float(closure().detach()) <= before:  # a line search that went astray
-        guide.location.data.copy_(start)
 
 
 def _draw(

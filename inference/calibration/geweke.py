@@ -22,8 +22,8 @@ from inference.calibration.result import FALSE_ALARM
 from inference.calibration.simulators import Sampling, Simulators, Step
 from inference.gradients import CHAIN_METHODS
 from inference.log_density import LogDensity
+from inference.request import SAMPLERS
 from inference.rng import Stream, scoped_seed, stream_seed
-from inference.sampling import SAMPLERS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from inference._checks import check_choice, check_options
+from inference.request import SAMPLERS
 from inference.samplers import Sampler
-from inference.sampling import SAMPLERS
 
 
 def check_method(method: Any, known: Iterable[str], *, options: bool) -> None:

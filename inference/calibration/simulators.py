@@ -14,7 +14,7 @@ from inference.calibration.replicated import ReplicatedTarget
 from inference.data import BatchStream, Leaves, take_rows
 from inference.gradients import log_density_and_gradient, map_chains
 from inference.rng import NormalStream, Stream
-from inference.samplers import Sampler, Settings
+from inference.samplers import Sampler, Settings, take_step
 from inference.targets import Target
 
 Step = Callable[[Tensor, Leaves], Tensor]
@@ -138,8 +138,13 @@ class Sampling:
             batch = None
             if self._batches is not None:
                 batch = take_rows(target.leaves, self._batches.next())
-            self._state, _ = self._sampler.step(
-                target.evaluate, self._state, batch, self._noise.next(), self._settings
+            self._state, _ = take_step(
+                self._sampler,
+                target.evaluate,
+                self._state,
+                batch,
+                self._noise.next(),
+                self._settings,
             )
         return self._state.position
 

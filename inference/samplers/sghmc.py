@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from inference._checks import check_choice, check_integer, check_positive
-from inference.data import Leaves
-from inference.gradients import LogDensityAndGradient
 from inference.samplers.base import (
+    Array,
+    Corrected,
+    Evaluate,
     Info,
     Settings,
-    check_gradient_variance,
+    check_correction,
     clip_fraction,
     kick,
     limit_kick,
-    uncorrected,
+    spread,
 )
 
 INTEGRATORS = ("baoa", "symplectic")
@@ -27,14 +28,25 @@ _KICK_LIMIT = 2.0
 
 
 class SGHMCState(NamedTuple):
-    """Where every chain is, each of shape (chains, dim)."""
+    """Where every chain is, each of shape (chains, dim); V̂ may be None."""
 
-    position: Tensor
-    momentum: Tensor
+    position: Array
+    momentum: Array
+    gradient_variance: Array | None = None
+
+
+class SGHMCCoefficients(NamedTuple):
+    """Numbers of one step: ε, μ or 1 − aε, the noise's variance, the share of V̂, the limit."""
+
+    step_size: float
+    decay: float
+    noise: float
+    share: float
+    limit: float
 
 
 @dataclass(frozen=True)
-class SGHMC:
+class SGHMC(Corrected):
     r"""Underdamped Langevin dynamics with noisy gradients.
 
     `integrator="baoa"`, with μ = exp(−aε) and g = ∇log p::
@@ -60,6 +72,10 @@ class SGHMC:
         integrator: `"baoa"` or `"symplectic"`.
         gradient_variance: V̂ >= 0, scalar or (dim,): the gradient noise's variance, taken off
             the injected noise; clipped at zero noise. None: nothing is taken off.
+        noise_correction: share in [0, 1] of V̂ to take off where V̂ is to be estimated, from
+            pairs of minibatches during the second half of the warm-up, and then held.
+            A correction holds for independent minibatches: with one their rows are drawn with
+            replacement.
         resample_every: redraw the momentum every so many steps; None: never.
 
     Raises:
@@ -70,12 +86,13 @@ class SGHMC:
     friction: float = 1.0
     integrator: str = "baoa"
     gradient_variance: Tensor | float | None = None
+    noise_correction: float = 0.0
     resample_every: int | None = None
     step_exponent: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
-        check_gradient_variance(self.gradient_variance)
+        check_correction(self.gradient_variance, self.noise_correction)
         check_positive("friction", self.friction)
         check_choice("integrator", self.integrator, INTEGRATORS)
         if self.resample_every is not None:
@@ -88,55 +105,72 @@ class SGHMC:
 
     def init(self, position: Tensor, noise: Tensor, settings: Settings) -> SGHMCState:
         """Start at `position` with a momentum from N(0, T)."""
-        return SGHMCState(position, settings.temperature**0.5 * noise)
+        variance = spread(self.gradient_variance, position)
+        return SGHMCState(position, settings.temperature**0.5 * noise, variance)
+
+    def coefficients(self, settings: Settings) -> SGHMCCoefficients:
+        """See `Sampler`."""
+        epsilon = settings.step_size
+        friction = self.friction * epsilon
+        if self.integrator == "baoa":
+            decay, injected = math.exp(-friction), -math.expm1(-2 * friction)
+            share = ((1 + decay) / 2) ** 2
+        else:
+            decay, injected, share = 1 - friction, 2 * friction, 1.0
+        return SGHMCCoefficients(
+            step_size=epsilon,
+            decay=decay,
+            noise=injected * settings.temperature,
+            share=epsilon**2 * share,
+            limit=_KICK_LIMIT / epsilon,
+        )
 
     def step(
         self,
-        evaluate: LogDensityAndGradient,
+        evaluate: Evaluate,
         state: SGHMCState,
-        batch: Leaves | None,
-        noise: Tensor,
-        settings: Settings,
+        batch: Any,
+        noise: Array,
+        coefficients: SGHMCCoefficients,
+        *,
+        warmup: bool = False,
     ) -> tuple[SGHMCState, Info]:
         """Advance every chain once; one gradient, taken at the state's position."""
         value, raw = evaluate(state.position, batch)
-        epsilon = settings.step_size
-        gradient = limit_kick(raw, _KICK_LIMIT / epsilon) if settings.warmup else raw
-        injected = kick(*self._noise(settings), noise)
-        momentum = state.momentum
+        c, variance = coefficients, state.gradient_variance
+        gradient = limit_kick(raw, c.limit) if warmup else raw
+        injected = kick(c.noise, c.share, variance, noise)
         if self.integrator == "baoa":
-            momentum = momentum.add(gradient, alpha=epsilon)
-            position = state.position.add(momentum, alpha=epsilon / 2)
-            momentum = injected.add(momentum, alpha=math.exp(-self.friction * epsilon))
-            position = position.add(momentum, alpha=epsilon / 2)
+            kicked = state.momentum + c.step_size * gradient
+            momentum = c.decay * kicked + injected
+            position = state.position + (kicked + momentum) * (c.step_size / 2)
         else:
-            momentum = injected.add(momentum, alpha=1 - self.friction * epsilon)
-            momentum = momentum.add(gradient, alpha=epsilon)
-            position = state.position.add(momentum, alpha=epsilon)
-        return SGHMCState(position, momentum), Info(value, raw)
+            momentum = c.decay * state.momentum + injected + c.step_size * gradient
+            position = state.position + c.step_size * momentum
+        return SGHMCState(position, momentum, variance), Info(value, raw)
 
     def refresh(self, state: SGHMCState, noise: Tensor, settings: Settings) -> SGHMCState:
         """Redraw the momentum half a move back, where position and momentum are independent."""
         momentum = self.stationary_kinetic_temperature(settings) ** 0.5 * noise
         half_move = (momentum - state.momentum) * (settings.step_size / 2)
-        return SGHMCState(state.position + half_move, momentum)
+        return state._replace(position=state.position + half_move, momentum=momentum)
 
     def statistics(self, state: SGHMCState, settings: Settings) -> dict[str, Tensor]:
         """Kinetic temperature pᵀp/d and the share of coordinates with clipped noise."""
-        injected, subtract = self._noise(settings)
+        c = self.coefficients(settings)
         return {
             "kinetic_temperature": state.momentum.square().mean(-1),
-            "noise_clip_fraction": clip_fraction(injected, subtract, state.position),
+            "noise_clip_fraction": clip_fraction(
+                c.noise, c.share, state.gradient_variance, state.position
+            ),
         }
 
     def variance_inflation(
         self, variance: Tensor, state: SGHMCState, settings: Settings
     ) -> Tensor:
         """ε²(V − V̂)(1+μ) / (4(1−μ)T), μ = exp(−aε), or 1 − aε in the symplectic form."""
-        del state
-        decay = self.friction * settings.step_size
-        mu = math.exp(-decay) if self.integrator == "baoa" else 1 - decay
-        left = uncorrected(variance, self.gradient_variance)
+        mu, taken = self.coefficients(settings).decay, state.gradient_variance
+        left = variance if taken is None else variance - taken
         return settings.step_size**2 * left * (1 + mu) / (4 * (1 - mu) * settings.temperature)
 
     def stationary_kinetic_temperature(self, settings: Settings) -> float:
@@ -144,15 +178,3 @@ class SGHMC:
         if self.integrator == "baoa":
             return settings.temperature
         return 2 * settings.temperature / (2 - self.friction * settings.step_size)
-
-    def _noise(self, settings: Settings) -> tuple[float, Tensor | float | None]:
-        """Variance to inject and, if known, what the gradient's noise already brings."""
-        epsilon, temperature = settings.step_size, settings.temperature
-        if self.integrator == "baoa":
-            mu = math.exp(-self.friction * epsilon)
-            injected, share = -math.expm1(-2 * self.friction * epsilon), ((1 + mu) / 2) ** 2
-        else:
-            injected, share = 2 * self.friction * epsilon, 1.0
-        if self.gradient_variance is None:
-            return injected * temperature, None
-        return injected * temperature, epsilon**2 * share * self.gradient_variance

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from inference._checks import check_choice, check_fraction, check_integer, check_positive
-from inference.data import Leaves
-from inference.gradients import LogDensityAndGradient
-from inference.samplers.base import Info, Settings
+from inference.samplers.base import Array, Evaluate, Info, Settings
 from inference.samplers.sghmc import INTEGRATORS
 
 _PUBLISHED_FLOOR = 1e-16
@@ -28,11 +26,18 @@ class AdaptiveState(NamedTuple):
         gradient_square: V̂, running raw second moment of it.
     """
 
-    position: Tensor
-    momentum: Tensor
-    window: Tensor
-    gradient_mean: Tensor
-    gradient_square: Tensor
+    position: Array
+    momentum: Array
+    window: Array
+    gradient_mean: Array
+    gradient_square: Array
+
+
+class AdaptiveCoefficients(NamedTuple):
+    """Numbers of one step: ε, and the temperature T."""
+
+    step_size: float
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class AdaptiveSGHMC:
     Args:
         step_size: ε > 0.
         momentum_decay: α in (0, 1).
-        noise_correction: κ in [0, 1].
+        noise_correction: κ in [0, 1]; above 0, minibatches are independent of each other.
         integrator: `"symplectic"` or `"baoa"`.
         reference: the published update: κ = 1, δ = 1e-16, and a floor of 1e-16 under the
             noise's variance.
@@ -95,29 +100,49 @@ class AdaptiveSGHMC:
         momentum = moving if self.integrator == "baoa" else still
         return AdaptiveState(position, momentum, ones, ones, ones)
 
+    @property
+    def corrects_noise(self) -> bool:
+        """See `Sampler`."""
+        return self.noise_correction > 0 or self.reference
+
+    @property
+    def estimates_noise(self) -> bool:
+        """The state's V̂ is what the correction goes by."""
+        return False
+
+    def correct(self, state: AdaptiveState, variance: Tensor) -> AdaptiveState:
+        """Nothing to put in place."""
+        del variance
+        return state
+
+    def coefficients(self, settings: Settings) -> AdaptiveCoefficients:
+        """See `Sampler`."""
+        return AdaptiveCoefficients(settings.step_size, settings.temperature)
+
     def step(
         self,
-        evaluate: LogDensityAndGradient,
+        evaluate: Evaluate,
         state: AdaptiveState,
-        batch: Leaves | None,
-        noise: Tensor,
-        settings: Settings,
+        batch: Any,
+        noise: Array,
+        coefficients: AdaptiveCoefficients,
+        *,
+        warmup: bool = False,
     ) -> tuple[AdaptiveState, Info]:
         """Advance every chain once; the averages move in warm-up only."""
         value, gradient = evaluate(state.position, batch)
-        if settings.warmup:
+        if warmup:
             state = self._adapt(state, gradient)
-        kick = self._noise_variance(state, settings).sqrt() * noise
-        alpha = self.momentum_decay
+        kick = self._noise_variance(state, coefficients) ** 0.5 * noise
+        decay = 1 - self.momentum_decay
         if self.integrator == "baoa":
-            epsilon = settings.step_size * state.gradient_square.pow(-0.25)
-            momentum = state.momentum.addcmul(epsilon, gradient)
-            position = state.position.addcmul(epsilon, momentum, value=0.5)
-            momentum = kick.add(momentum, alpha=1 - alpha)
-            position = position.addcmul(epsilon, momentum, value=0.5)
+            epsilon = coefficients.step_size * state.gradient_square**-0.25
+            kicked = state.momentum + epsilon * gradient
+            momentum = decay * kicked + kick
+            position = state.position + 0.5 * epsilon * (kicked + momentum)
         else:
-            eta = settings.step_size**2 * self._inverse_mass(state)
-            momentum = kick.add(state.momentum, alpha=1 - alpha).addcmul(eta, gradient)
+            eta = coefficients.step_size**2 * self._inverse_mass(state)
+            momentum = decay * state.momentum + kick + eta * gradient
             position = state.position + momentum
         return state._replace(position=position, momentum=momentum), Info(value, gradient)
 
@@ -137,7 +162,7 @@ class AdaptiveSGHMC:
         kinetic = state.momentum.square()
         if self.integrator == "symplectic":
             kinetic = kinetic / (settings.step_size**2 * self._inverse_mass(state))
-        clipped = self._raw_noise_variance(state, settings) < 0
+        clipped = self._raw_noise_variance(state, self.coefficients(settings)) < 0
         return {
             "kinetic_temperature": kinetic.mean(-1),
             "noise_clip_fraction": clipped.to(kinetic.dtype).mean(-1),
@@ -163,29 +188,29 @@ class AdaptiveSGHMC:
     def _delta(self) -> float:
         return 1e-16 if self.reference else 1e-10
 
-    def _adapt(self, state: AdaptiveState, gradient: Tensor) -> AdaptiveState:
+    def _adapt(self, state: AdaptiveState, gradient: Array) -> AdaptiveState:
         window, mean, square = state.window, state.gradient_mean, state.gradient_square
         potential_gradient = -gradient
         rate = 1 / (window + 1)
         return state._replace(
-            window=window + 1 - window * mean.square() / (square + self._delta),
+            window=window + 1 - window * mean**2 / (square + self._delta),
             gradient_mean=mean + rate * (potential_gradient - mean),
-            gradient_square=square + rate * (potential_gradient.square() - square),
+            gradient_square=square + rate * (potential_gradient**2 - square),
         )
 
-    def _inverse_mass(self, state: AdaptiveState) -> Tensor:
-        return 1 / (state.gradient_square.sqrt() + self._delta)
+    def _inverse_mass(self, state: AdaptiveState) -> Array:
+        return 1 / (state.gradient_square**0.5 + self._delta)
 
-    def _raw_noise_variance(self, state: AdaptiveState, settings: Settings) -> Tensor:
-        epsilon, alpha = settings.step_size, self.momentum_decay
+    def _raw_noise_variance(self, state: AdaptiveState, c: AdaptiveCoefficients) -> Array:
+        alpha = self.momentum_decay
         correction = 1.0 if self.reference else self.noise_correction
         if self.integrator == "baoa":
             mu = 1 - alpha
-            own = epsilon**2 * ((1 + mu) / 2) ** 2 * state.gradient_square.sqrt()
-            return (1 - mu**2) * settings.temperature - correction * own
-        wanted = 2 * epsilon**2 * alpha * settings.temperature * self._inverse_mass(state)
-        return wanted - correction * epsilon**4
+            own = c.step_size**2 * ((1 + mu) / 2) ** 2 * state.gradient_square**0.5
+            return (1 - mu**2) * c.temperature - correction * own
+        wanted = 2 * c.step_size**2 * alpha * c.temperature * self._inverse_mass(state)
+        return wanted - correction * c.step_size**4
 
-    def _noise_variance(self, state: AdaptiveState, settings: Settings) -> Tensor:
+    def _noise_variance(self, state: AdaptiveState, c: AdaptiveCoefficients) -> Array:
         floor = _PUBLISHED_FLOOR if self.reference else 0.0
-        return self._raw_noise_variance(state, settings).clamp(min=floor)
+        return self._raw_noise_variance(state, c).clip(min=floor)

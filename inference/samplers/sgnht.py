@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from inference._checks import check_integer, check_positive
-from inference.data import Leaves
-from inference.gradients import LogDensityAndGradient
 from inference.samplers.base import (
+    Array,
+    Corrected,
+    Evaluate,
     Info,
     Settings,
-    check_gradient_variance,
+    check_correction,
     clip_fraction,
     kick,
     limit_kick,
+    spread,
 )
 
 _KICK_LIMIT = 2.0
@@ -26,13 +28,24 @@ _KICK_LIMIT = 2.0
 class SGNHTState(NamedTuple):
     """Where every chain is; the thermostat has shape (chains, 1), the others (chains, dim)."""
 
-    position: Tensor
-    momentum: Tensor
-    thermostat: Tensor
+    position: Array
+    momentum: Array
+    thermostat: Array
+    gradient_variance: Array | None = None
+
+
+class SGNHTCoefficients(NamedTuple):
+    """Numbers of one step: ε, T, the noise's variance, the share of V̂, the limit of a kick."""
+
+    step_size: float
+    temperature: float
+    noise: float
+    share: float
+    limit: float
 
 
 @dataclass(frozen=True)
-class SGNHT:
+class SGNHT(Corrected):
     r"""SGHMC whose friction ξ follows the kinetic temperature.
 
     It absorbs isotropic gradient noise::
@@ -47,18 +60,23 @@ class SGNHT:
         step_size: ε > 0.
         friction: a > 0, per unit of time; also the thermostat's start.
         gradient_variance: V̂ >= 0, scalar or (dim,), taken off the injected noise; or None.
+        noise_correction: share in [0, 1] of V̂ to take off where V̂ is to be estimated, from
+            pairs of minibatches during the second half of the warm-up, and then held.
+            A correction holds for independent minibatches: with one their rows are drawn with
+            replacement.
         resample_every: redraw the momentum every so many steps; None: never.
     """
 
     step_size: float = 0.01
     friction: float = 1.0
     gradient_variance: Tensor | float | None = None
+    noise_correction: float = 0.0
     resample_every: int | None = None
     step_exponent: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
-        check_gradient_variance(self.gradient_variance)
+        check_correction(self.gradient_variance, self.noise_correction)
         check_positive("friction", self.friction)
         if self.resample_every is not None:
             check_integer("resample_every", self.resample_every, 1)
@@ -66,27 +84,41 @@ class SGNHT:
     def init(self, position: Tensor, noise: Tensor, settings: Settings) -> SGNHTState:
         """Start at `position`, p ~ N(0, T), ξ = a."""
         thermostat = torch.full_like(position[:, :1], self.friction)
-        return SGNHTState(position, settings.temperature**0.5 * noise, thermostat)
+        variance = spread(self.gradient_variance, position)
+        return SGNHTState(position, settings.temperature**0.5 * noise, thermostat, variance)
+
+    def coefficients(self, settings: Settings) -> SGNHTCoefficients:
+        """See `Sampler`."""
+        epsilon = settings.step_size
+        return SGNHTCoefficients(
+            step_size=epsilon,
+            temperature=settings.temperature,
+            noise=2 * self.friction * epsilon * settings.temperature,
+            share=epsilon**2,
+            limit=_KICK_LIMIT / epsilon,
+        )
 
     def step(
         self,
-        evaluate: LogDensityAndGradient,
+        evaluate: Evaluate,
         state: SGNHTState,
-        batch: Leaves | None,
-        noise: Tensor,
-        settings: Settings,
+        batch: Any,
+        noise: Array,
+        coefficients: SGNHTCoefficients,
+        *,
+        warmup: bool = False,
     ) -> tuple[SGNHTState, Info]:
         """Advance every chain once."""
         value, raw = evaluate(state.position, batch)
-        epsilon = settings.step_size
-        gradient = limit_kick(raw, _KICK_LIMIT / epsilon) if settings.warmup else raw
-        injected = kick(*self._noise(settings), noise)
-        momentum = state.momentum.mul(1 - epsilon * state.thermostat) + injected
-        momentum = momentum.add(gradient, alpha=epsilon)
-        position = state.position.add(momentum, alpha=epsilon)
-        excess = momentum.square().mean(-1, keepdim=True) - settings.temperature
-        thermostat = state.thermostat.add(excess, alpha=epsilon)
-        return SGNHTState(position, momentum, thermostat), Info(value, raw)
+        c, variance = coefficients, state.gradient_variance
+        gradient = limit_kick(raw, c.limit) if warmup else raw
+        injected = kick(c.noise, c.share, variance, noise)
+        momentum = (1 - c.step_size * state.thermostat) * state.momentum + injected
+        momentum = momentum + c.step_size * gradient
+        position = state.position + c.step_size * momentum
+        excess = (momentum * momentum).mean(-1)[:, None] - c.temperature
+        thermostat = state.thermostat + c.step_size * excess
+        return SGNHTState(position, momentum, thermostat, variance), Info(value, raw)
 
     def refresh(self, state: SGNHTState, noise: Tensor, settings: Settings) -> SGNHTState:
         """Redraw the momentum half a move back, where position and momentum are independent."""
@@ -96,11 +128,11 @@ class SGNHT:
 
     def statistics(self, state: SGNHTState, settings: Settings) -> dict[str, Tensor]:
         """Kinetic temperature, thermostat, share of coordinates with clipped noise."""
-        injected, subtract = self._noise(settings)
+        c, taken = self.coefficients(settings), state.gradient_variance
         return {
             "kinetic_temperature": state.momentum.square().mean(-1),
             "thermostat": state.thermostat.squeeze(-1),
-            "noise_clip_fraction": clip_fraction(injected, subtract, state.position),
+            "noise_clip_fraction": clip_fraction(c.noise, c.share, taken, state.position),
         }
 
     def variance_inflation(
@@ -114,8 +146,3 @@ class SGNHT:
     def stationary_kinetic_temperature(self, settings: Settings) -> float:
         """T: the thermostat holds it there."""
         return settings.temperature
-
-    def _noise(self, settings: Settings) -> tuple[float, Tensor | float | None]:
-        epsilon, variance = settings.step_size, self.gradient_variance
-        subtract = None if variance is None else epsilon**2 * variance
-        return 2 * self.friction * epsilon * settings.temperature, subtract

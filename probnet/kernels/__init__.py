@@ -1,4 +1,4 @@
-"""Covariance functions that GPyTorch lacks, as `gpytorch.kernels.Kernel`s."""
+"""Covariance functions that GPyTorch lacks, as subclasses of `gpytorch.kernels.Kernel`."""
 
 from probnet.kernels.neural import NNGPKernel, NTKernel, conv, conv_resnet, mlp, resnet
 

@@ -100,7 +100,8 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
         """p(σ² | y): `mean`, `variance`, `icdf`, `sample`, `log_prob`; a mixture over draws."""
         if self.vectors is None:
             return scale_law(self.scale_prior, self.solution.summary)
-        return DrawsMixture(scale_law(self.scale_prior, self._summaries), weights=self.weights)
+        summaries = _stacked([solution.summary for solution in self._solutions()])
+        return DrawsMixture(scale_law(self.scale_prior, summaries), weights=self.weights)
 
     @cached_property
     def solution(self) -> Solution:
@@ -130,13 +131,15 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
             return self._joint(z, observation=observation)
         means: list[Tensor] = []
         spreads: list[Tensor] = []
+        summaries: list[DataSummary] = []
         kinds, spread = self._noise_kinds() if observation else (None, None)
         for solution in self._solutions():
+            summaries.append(solution.summary)
             mean, variance = solution.marginals(z)
             means.append(self.data.mean_to_user(mean))
             noise = variance.new_zeros(1) if kinds is None else solution.noise_ratio * kinds
             spreads.append(self.data.variance_to_user(variance + noise[:, None]))
-        scale = scale_weights(self.scale_prior, self._summaries, self._draw_weights)
+        scale = scale_weights(self.scale_prior, _stacked(summaries), self._draw_weights)
         return marginal_law(scale, torch.stack(means), torch.stack(spreads, dim=1), spread)
 
     def leave_one_out(self) -> LeaveOneOut:
@@ -234,14 +237,6 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
             hyper.assign(vector)
             yield self._solve(hyper.kernel, hyper.noise_ratio.detach())
 
-    @cached_property
-    def _summaries(self) -> DataSummary:
-        found = [solution.summary for solution in self._solutions()]
-        quadratic, log_det = (
-            torch.stack([getattr(s, name) for s in found]) for name in ("quadratic", "log_det")
-        )
-        return DataSummary(found[0].count, quadratic, log_det)
-
     @property
     def _draw_weights(self) -> Tensor:
         return torch.ones(1, dtype=torch.float64) if self.weights is None else self.weights
@@ -267,7 +262,9 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
             )
         means: list[Tensor] = []
         covariances: list[Tensor] = []
+        summaries: list[DataSummary] = []
         for solution in self._solutions():
+            summaries.append(solution.summary)
             mean, covariance = solution.covariance(z)
             if observation:
                 noise = covariance.diagonal() + solution.noise_ratio
@@ -275,8 +272,16 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
             means.append(self.data.mean_to_user(mean))
             covariances.append(covariance)
         unit = self.data.unit[0] if self.data.vector_target else self.data.unit
-        scale = scale_weights(self.scale_prior, self._summaries, self._draw_weights)
+        scale = scale_weights(self.scale_prior, _stacked(summaries), self._draw_weights)
         return joint_law(scale, means, covariances, unit)
+
+
+def _stacked(summaries: list[DataSummary]) -> DataSummary:
+    """Those of all draws, batch shape `(draws,)`."""
+    quadratic, log_det = (
+        torch.stack([getattr(s, name) for s in summaries]) for name in ("quadratic", "log_det")
+    )
+    return DataSummary(summaries[0].count, quadratic, log_det)
 
 
 _OPTIONAL_TENSORS = ("vectors", "weights", "inducing", "precisions")

@@ -104,7 +104,8 @@ class DenseSolution(Solution):
         noise = noise_ratio.expand(len(y)) if precisions is None else noise_ratio / precisions
         c = gram(kernel, x)
         c = torch.diagonal_scatter(c, c.diagonal() + noise)
-        factor = jittered_cholesky(c, hint=partial(describe, kernel, noise_ratio))
+        hint = partial(describe, kernel, noise_ratio)
+        factor = jittered_cholesky(c, hint=hint, report=True)
         weights = torch.cholesky_solve(y, factor)
         summary = DataSummary(
             y.numel(), (y * weights).sum(), 2 * y.shape[1] * factor.diagonal().log().sum()

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from scipy.linalg import solve_discrete_lyapunov
 
-from inference.samplers import Settings
+from inference.samplers import Settings, take_step
 
 COMPARISONS = 400  # of means with their expectation, rounded up: 0.001 for all of them together
 
@@ -105,7 +105,7 @@ def linear_step():
             if refresh:
                 new = sampler.refresh(state, noise, settings)
             else:
-                new, _ = sampler.step(evaluate, state, None, noise, settings)
+                new, _ = take_step(sampler, evaluate, state, None, noise, settings)
             return torch.cat([getattr(new, name) for name in fields], dim=-1).numpy().T
 
         size = len(fields) * dim

@@ -149,9 +149,14 @@ class Recorder:
         self.events.append(("init", settings.warmup))
         return SGHMCState(position, noise)
 
-    def step(self, evaluate, state, batch, noise, settings):
+    estimates_noise = corrects_noise = False
+
+    def coefficients(self, settings):
+        return settings
+
+    def step(self, evaluate, state, batch, noise, coefficients, *, warmup=False):
         value, gradient = evaluate(state.position, batch)
-        self.events.append(("step", settings.warmup))
+        self.events.append(("step", warmup))
         return state._replace(position=noise), Info(value, gradient)
 
     def refresh(self, state, noise, settings):
@@ -168,8 +173,7 @@ class Recorder:
 
 def test_momentum_is_redrawn_every_so_many_steps_warmup_included(monkeypatch):
     recorder = Recorder(resample_every=3)
-    monkeypatch.setattr("inference.sampling._build_sampler", lambda name, options: recorder)
-    monkeypatch.setattr("inference.sampling._describe_options", lambda options: {})
+    monkeypatch.setattr("inference.request.Request.sampler", lambda self, also: recorder)
     draws = run(num_warmup=4, num_samples=5)
     warm, cold = ("step", True), ("step", False)
     assert recorder.events == [

@@ -43,7 +43,7 @@ def exact_gradients(monkeypatch):
         log_density_and_gradient(target, "vectorized")(points, None), closed_form(points, None)
     )
     monkeypatch.setattr(
-        "inference.sampling.log_density_and_gradient", lambda target, method: closed_form
+        "inference.running.log_density_and_gradient", lambda target, method: closed_form
     )
 
 
@@ -69,6 +69,7 @@ def cyclical_run(steps, exploration, thin=3):
         thin=thin,
         num_chains=CHAINS,
         init=START,
+        compile=False,
         progress=False,
     )
     assert draws.num_samples == 30 * per_cycle
@@ -92,6 +93,7 @@ def test_cycles_find_the_modes_and_long_explorations_or_constant_steps_do_not():
         num_warmup=0,
         num_samples=2000,
         init=START,
+        compile=False,
         progress=False,
     )
     assert max(modes_hit(constant)) <= 2
@@ -155,9 +157,14 @@ class Recorder:
         self.started = settings
         return inference.samplers.sghmc.SGHMCState(0 * position, position)
 
-    def step(self, evaluate, state, batch, noise, settings):
+    estimates_noise = corrects_noise = False
+
+    def coefficients(self, settings):
+        return settings
+
+    def step(self, evaluate, state, batch, noise, coefficients, *, warmup=False):
         del evaluate, batch, noise
-        self.steps.append(settings)
+        self.steps.append(coefficients)
         info = inference.samplers.Info(state.position.sum(-1), state.position)
         return state._replace(position=state.position + 1), info
 
@@ -177,8 +184,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     found = Recorder()
-    monkeypatch.setattr("inference.sampling._build_sampler", lambda name, options: found)
-    monkeypatch.setattr("inference.sampling._describe_options", lambda options: {})
+    monkeypatch.setattr("inference.request.Request.sampler", lambda self, also: found)
     return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.samplers import SGHMC, AdaptiveSGHMC, Settings
+from inference.samplers import SGHMC, AdaptiveSGHMC, Settings, take_step
 
 EPSILON = 0.1
 CASES = [  # h = ηλ, α, V̂, T
@@ -152,8 +152,13 @@ def run(sampler, gradients, *, warmup, temperature=1.0):
     zeros = torch.zeros(1, gradients.shape[1], dtype=torch.float64)
     states = [sampler.init(zeros, zeros, settings)]
     for gradient in gradients:
-        state, _ = sampler.step(
-            lambda x, _, g=gradient: (x.sum(-1), g[None]), states[-1], None, zeros, settings
+        state, _ = take_step(
+            sampler,
+            lambda x, _, g=gradient: (x.sum(-1), g[None]),
+            states[-1],
+            None,
+            zeros,
+            settings,
         )
         states.append(state)
     return states
@@ -214,7 +219,7 @@ def step_with(sampler, noise, *, square=1.0, temperature=1.0):
     zeros = torch.zeros_like(noise)
     state = sampler.init(zeros, zeros, settings)
     state = state._replace(gradient_square=zeros + square)
-    new, _ = sampler.step(lambda x, _: (x.sum(-1), 0 * x), state, None, noise, settings)
+    new, _ = take_step(sampler, lambda x, _: (x.sum(-1), 0 * x), state, None, noise, settings)
     return new, settings
 
 

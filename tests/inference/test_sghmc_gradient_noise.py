@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.samplers import SGHMC, Settings
+from inference.samplers import SGHMC, Settings, take_step
 
 FRICTIONS = [0.1, 2.0, 9.0]
 EPSILON = 0.1
@@ -103,7 +103,7 @@ def test_impossible_correction_is_clipped_and_counted():
     settings = Settings(EPSILON, 1.0, warmup=False)
     zeros, ones = torch.zeros(2, 4), torch.ones(2, 4)
     state = sampler.init(zeros, zeros, settings)
-    new, _ = sampler.step(lambda x, _: (x.sum(-1), 0 * x), state, None, ones, settings)
+    new, _ = take_step(sampler, lambda x, _: (x.sum(-1), 0 * x), state, None, ones, settings)
     assert (new.momentum != 0).tolist() == [[True, True, False, False]] * 2
     assert sampler.statistics(new, settings)["noise_clip_fraction"].tolist() == [0.5, 0.5]
     hot = settings._replace(temperature=10.0)

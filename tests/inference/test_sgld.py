@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.samplers import SGLD, Settings
+from inference.samplers import SGLD, Settings, take_step
 
 FIELDS = ("position",)
 
@@ -57,9 +57,9 @@ def test_known_gradient_noise_is_taken_off_exactly(linear_step, share):
 class HalfNoise(SGLD):
     """A frequent slip: noise ε instead of 2ε with the drift of ε∇log p."""
 
-    def _noise(self, settings):
-        variance, subtract = super()._noise(settings)
-        return variance / 2, subtract
+    def coefficients(self, settings):
+        found = super().coefficients(settings)
+        return found._replace(noise=found.noise / 2)
 
 
 def test_the_check_catches_a_wrong_noise(linear_step):
@@ -74,8 +74,8 @@ def test_one_step_by_hand():
     settings = Settings(0.1, 3.0, warmup=False)
     position, noise = torch.tensor([[2.0]]).double(), torch.tensor([[0.7]]).double()
     state = sampler.init(position, noise, settings)
-    new, info = sampler.step(
-        lambda x, _: (-x.square().sum(-1) / 2, -x), state, None, noise, settings
+    new, info = take_step(
+        sampler, lambda x, _: (-x.square().sum(-1) / 2, -x), state, None, noise, settings
     )
     assert new.position.item() == pytest.approx(2 - 0.2 + (0.6 - 0.05) ** 0.5 * 0.7)
     assert (info.log_density.item(), info.gradient.item()) == (-2.0, -2.0)
@@ -88,7 +88,9 @@ def test_kicks_are_cut_in_warmup_only():
     for warmup, expected in ((True, torch.tensor([[-0.4, 0.36, 0.4]])), (False, 0.04 * force)):
         settings = Settings(0.04, 0.0, warmup=warmup)
         state = sampler.init(zeros, zeros, settings)
-        new, info = sampler.step(lambda x, _: (x.sum(-1), force), state, None, zeros, settings)
+        new, info = take_step(
+            sampler, lambda x, _: (x.sum(-1), force), state, None, zeros, settings
+        )
         torch.testing.assert_close(new.position, expected)
         assert torch.equal(info.gradient, force)
 
@@ -107,8 +109,8 @@ def test_impossible_correction_is_clipped_and_counted():
     sampler = SGLD(0.1, gradient_variance=torch.tensor([0.99, 1.01]) * limit)
     settings = Settings(0.1, 1.0, warmup=False)
     state = sampler.init(torch.zeros(1, 2), torch.zeros(1, 2), settings)
-    new, _ = sampler.step(
-        lambda x, _: (x.sum(-1), 0 * x), state, None, torch.ones(1, 2), settings
+    new, _ = take_step(
+        sampler, lambda x, _: (x.sum(-1), 0 * x), state, None, torch.ones(1, 2), settings
     )
     assert (new.position != 0).tolist() == [[True, False]]
     assert sampler.statistics(new, settings)["noise_clip_fraction"].tolist() == [0.5]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.samplers import SGHMC, SGNHT, Settings
+from inference.samplers import SGHMC, SGNHT, Settings, take_step
 
 
 def free(x, batch):
@@ -23,8 +23,8 @@ def test_one_step_by_hand():
     assert state.thermostat.tolist() == [[2.0]]
     np.testing.assert_allclose(state.momentum, math.sqrt(3) * noise)
     state = state._replace(thermostat=torch.tensor([[5.0]], dtype=torch.float64))
-    new, info = sampler.step(
-        lambda x, _: (-x.square().sum(-1) / 2, -x), state, None, noise, settings
+    new, info = take_step(
+        sampler, lambda x, _: (-x.square().sum(-1) / 2, -x), state, None, noise, settings
     )
     p = math.sqrt(3) * noise.numpy() * 0.5 - 0.1 * position.numpy()
     p = p + math.sqrt(2 * 2 * 0.1 * 3) * noise.numpy()
@@ -51,7 +51,9 @@ def test_known_gradient_noise_is_taken_off_the_injected():
     sampler = SGNHT(0.1, 2.0, gradient_variance=torch.tensor([0.0, 30.0, 50.0]))
     settings = Settings(0.1, 1.0, warmup=False)
     zeros, ones = torch.zeros(1, 3).double(), torch.ones(1, 3).double()
-    new, _ = sampler.step(free, sampler.init(zeros, zeros, settings), None, ones, settings)
+    new, _ = take_step(
+        sampler, free, sampler.init(zeros, zeros, settings), None, ones, settings
+    )
     np.testing.assert_allclose(new.momentum, [[math.sqrt(0.4), math.sqrt(0.1), 0]], atol=1e-7)
     found = sampler.statistics(new, settings)["noise_clip_fraction"].item()
     assert found == pytest.approx(1 / 3)
@@ -63,7 +65,9 @@ def test_kicks_are_cut_in_warmup_only():
     for warmup, expected in ((True, torch.tensor([[-2.0, 1.9, 2.0]])), (False, 0.1 * force)):
         settings = Settings(0.1, 0.0, warmup=warmup)
         state = sampler.init(zeros, zeros, settings)
-        new, _ = sampler.step(lambda x, _: (x.sum(-1), force), state, None, zeros, settings)
+        new, _ = take_step(
+            sampler, lambda x, _: (x.sum(-1), force), state, None, zeros, settings
+        )
         torch.testing.assert_close(new.momentum, expected)
 
 
@@ -82,7 +86,7 @@ def simulate(sampler, curvature, gradient_noise, *, steps=2000, chains=16, burn_
     state = sampler.init(normal() / curvature.sqrt(), normal(), settings)
     sums = [0.0, 0.0, 0.0]
     for step in range(steps):
-        state, _ = sampler.step(evaluate, state, None, normal(), settings)
+        state, _ = take_step(sampler, evaluate, state, None, normal(), settings)
         if step >= burn_in:
             thermostat = getattr(state, "thermostat", torch.zeros(chains, 1))
             new = (

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from inference import InferenceWarning
 from inference.errors import LinAlgError
 from probnet.linalg import jittered_cholesky
 
@@ -17,6 +18,12 @@ def test_semidefinite_matrices_get_relative_jitter():
         matrix = size * torch.ones(2, 4, 4, dtype=torch.float64)
         factor = jittered_cholesky(matrix)
         torch.testing.assert_close(factor @ factor.mT, matrix, rtol=2e-6, atol=0)
+
+
+def test_jitter_is_reported_if_asked():
+    with pytest.warns(InferenceWarning, match=r"not positive definite without 1e-10 of"):
+        jittered_cholesky(torch.ones(3, 3, dtype=torch.float64), report=True)
+    jittered_cholesky(torch.eye(3), report=True)
 
 
 def test_indefinite_matrices_are_refused_with_the_hint():

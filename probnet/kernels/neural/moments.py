@@ -63,7 +63,7 @@ class Moments:
 
     @classmethod
     def of_rows(cls, x: Tensor, *, tangent: bool) -> Moments:
-        """|x|²/d of each row."""
+        """The squared norm, divided by d, of each row."""
         q = x.square().sum(-1) / x.shape[-1]
         return cls(q, None, None, torch.zeros_like(q) if tangent else None, 1)
 
