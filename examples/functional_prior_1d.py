@@ -53,9 +53,9 @@ y = f[:64] + 0.1**0.5 * torch.randn(64, generator=noise, dtype=torch.float64)
 # Both posteriors: four chains of scale-adapted SGHMC, with learned noise.
 options = {
     "num_chains": 4,
-    "num_warmup": 500 if SMOKE else 2000,
+    "num_warmup": 1500 if SMOKE else 2000,
     "num_samples": 10 if SMOKE else 40,
-    "thin": 20 if SMOKE else 500,
+    "thin": 50 if SMOKE else 500,
     "seed": 0,
 }
 posteriors = {
