@@ -48,7 +48,6 @@ def test_every_public_module_is_in_the_reference(package):
     assert [name for name in modules if f"automodule:: {name}\n" not in listed] == []
 
 
-@pytest.mark.filterwarnings("ignore::inference.InferenceWarning")  # of runs as short as these
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_on_a_page_runs(page, tmp_path, monkeypatch):
     """The Python blocks of a page are one program; tracebacks show the page's line numbers."""
