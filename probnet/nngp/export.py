@@ -44,6 +44,8 @@ def scale_mixture_tree(posterior: ScaleMixturePosterior) -> xarray.DataTree:
         "diagnostics": dict(posterior.diagnostics),
         "noise_ratio": posterior.noise_ratio,
     }
+    if posterior.method != "nuts":
+        attrs["log_evidence"] = posterior.log_evidence
     if posterior.draws is None:
         attrs["draws"] = "independent"
     dims = {

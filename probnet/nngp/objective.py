@@ -30,7 +30,6 @@ from probnet.nngp.sparse import sparse_terms
 Vector = NDArray[np.float64]
 
 _GRADIENT_TOLERANCE = 1e-4  # per observation
-_MAX_EVALUATIONS = 200
 _NORMAL = math.log(2 * math.pi * math.e)
 
 
@@ -96,13 +95,20 @@ class Objective:
         data, penalty = self.summary()
         return log_evidence(self.scale_prior, data) - penalty + self.hyper.log_prior()
 
-    def at(self, vector: Tensor, *, profile: bool = False) -> Tensor:
-        """Value at a vector `(p,)`, differentiable in it."""
-        value: Any = _Evaluate.apply(vector, self, profile)
+    def at(self, vector: Tensor) -> Tensor:
+        """`integrated` at a vector `(p,)`, differentiable in it.
+
+        Minus infinity where the covariance is singular.
+        """
+        value: Any = _Evaluate.apply(vector, self)
         return value
 
     def value_and_gradient(self, vector: Vector, *, profile: bool) -> tuple[float, Vector]:
-        """Value and gradient; minus infinity where the covariance is singular."""
+        """`profiled` or `integrated` at a vector `(p,)`, and its gradient.
+
+        Raises:
+            LinAlgError: where the covariance is singular.
+        """
         self.hyper.assign(torch.from_numpy(np.asarray(vector, dtype=float)))
         parameters = self.hyper.parameters
         with torch.enable_grad():
@@ -120,17 +126,19 @@ class Objective:
 class _Evaluate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        vector, objective, profile = inputs
-        value, gradient = objective.value_and_gradient(
-            vector.detach().cpu().numpy(), profile=profile
-        )
+        vector, objective = inputs
+        point = vector.detach().cpu().numpy()
+        try:
+            value, gradient = objective.value_and_gradient(point, profile=False)
+        except LinAlgError:
+            value, gradient = -math.inf, np.zeros_like(point)
         ctx.save_for_backward(torch.from_numpy(gradient).to(vector))
         return vector.new_tensor(value)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return grad_outputs[0] * gradient, None, None
+        return grad_outputs[0] * gradient, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +159,19 @@ class Maximum:
     gradient_norm: float
     converged: bool
 
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """How the search went, JSON-able."""
+        names = ("num_evaluations", "gradient_norm", "converged")
+        return {name: getattr(self, name) for name in names}
+
 
 def maximize(
     objective: Objective,
     start: Vector,
     *,
     profile: bool,
-    max_evaluations: int = _MAX_EVALUATIONS,
+    max_evaluations: int,
     progress: bool = True,
 ) -> Maximum:
     """Maximise by L-BFGS-B within the bounds of the hyper-parameters.

@@ -41,6 +41,11 @@ class ScalePrior(ABC):
         """A value of u near the bulk of the prior, where quadrature looks for it."""
         return 0.0
 
+    @property
+    def tail_index(self) -> float:
+        """The a of a tail H(s) ~ s^{-a-1}: moments of σ² below a exist; infinite if all do."""
+        return math.inf
+
     def log_prob(self, scale: Tensor) -> Tensor:
         """Log density H of σ²."""
         return self.log_prob_log(scale.log()) - scale.log()
@@ -68,6 +73,11 @@ class InverseGamma(ScalePrior):
         """See `ScalePrior.center`."""
         return math.log(self.rate / self.concentration)
 
+    @property
+    def tail_index(self) -> float:
+        """See `ScalePrior.tail_index`."""
+        return self.concentration
+
     def log_prob_log(self, u: Tensor) -> Tensor:
         """See `ScalePrior.log_prob_log`."""
         a, b = self.concentration, self.rate
@@ -85,6 +95,11 @@ class BurrXII(ScalePrior):
 
     c: float
     d: float
+
+    @property
+    def tail_index(self) -> float:
+        """See `ScalePrior.tail_index`."""
+        return self.c * self.d
 
     def log_prob_log(self, u: Tensor) -> Tensor:
         """See `ScalePrior.log_prob_log`."""
@@ -106,6 +121,11 @@ class HalfCauchy(ScalePrior):
     def center(self) -> float:
         """See `ScalePrior.center`."""
         return 2 * math.log(self.scale)
+
+    @property
+    def tail_index(self) -> float:
+        """See `ScalePrior.tail_index`."""
+        return 0.5
 
     def log_prob_log(self, u: Tensor) -> Tensor:
         """See `ScalePrior.log_prob_log`."""

@@ -164,6 +164,9 @@ class ScaleMixtureGP:
         check_choice("method", method, _METHODS)
         check_options(f"method {method!r}", options, _OPTIONS[method])
         check_integer("seed", seed, 0)
+        options["max_evaluations"] = check_integer(
+            "max_evaluations", options.get("max_evaluations", 200), 1
+        )
         data = GPData.checked(self.kernel, x, y, standardize=self.standardize)
         if self.num_inducing is None:
             check_memory(len(data.y), self.memory_limit)
@@ -201,22 +204,18 @@ class ScaleMixtureGP:
         """Hyper-parameters at their mode, or as given."""
         profile = amplitude_of(self.kernel) is not None
         hyper = HyperParameters(self.kernel, self.noise_ratio, amplitude=not profile)
-        limit = {k: options[k] for k in ("max_evaluations",) if k in options}
         found, precisions = {}, None
         rounds = _ROBUST_ROUNDS if self.noise_df is not None else 1
         for _ in range(rounds if optimize else 0):
             objective = self._objective(hyper, data, precisions)
             mode = maximize(
-                objective, hyper.vector().numpy(), profile=profile, progress=progress, **limit
-            )
+                objective, hyper.vector().numpy(), profile=profile, progress=progress,
+                max_evaluations=options["max_evaluations"],
+            )  # fmt: skip
             hyper.assign(torch.from_numpy(mode.vector))
             if profile:
                 hyper.multiply(objective.best_amplitude())
-            found = {
-                "num_evaluations": mode.num_evaluations,
-                "gradient_norm": mode.gradient_norm,
-                "converged": mode.converged,
-            }
+            found = mode.diagnostics
             if self.noise_df is not None:
                 precisions, _ = self._robust(hyper, data)
         return _Fitted(hyper, found)
@@ -278,7 +277,10 @@ class ScaleMixtureGP:
         noise_ratio = float(fitted.hyper.noise_ratio.detach())
         hyper = HyperParameters(fitted.hyper.kernel, noise_ratio)
         objective = self._objective(hyper, data)
-        mode = maximize(objective, hyper.vector().numpy(), profile=False, progress=progress)
+        mode = maximize(
+            objective, hyper.vector().numpy(), profile=False, progress=progress,
+            max_evaluations=options["max_evaluations"],
+        )  # fmt: skip
         own = {k: v for k, v in options.items() if k != "max_evaluations"}
         if method == "laplace":
             num_draws = check_integer("num_draws", own.get("num_draws", 400), 20)

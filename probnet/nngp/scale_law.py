@@ -97,13 +97,20 @@ class QuadratureLaw(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[σ² | y]."""
-        return self.nodes.expectation(self.nodes.u.exp())
+        """E[σ² | y]; infinite where it does not exist."""
+        return self._moment(1, self.nodes.u.exp())
 
     @property
     def variance(self) -> Tensor:
-        """Var[σ² | y]."""
-        return self.nodes.expectation((self.nodes.u.exp() - self.mean.unsqueeze(-1)) ** 2)
+        """Var[σ² | y]; infinite where it does not exist."""
+        mean = self.nodes.expectation(self.nodes.u.exp()).unsqueeze(-1)
+        return self._moment(2, (self.nodes.u.exp() - mean) ** 2)
+
+    def _moment(self, order: int, values: Tensor) -> Tensor:
+        """E[values], of that order in σ²; the likelihood adds n/2 to the prior's tail index."""
+        if self._prior.tail_index + self._data.count / 2 <= order:
+            return torch.full_like(self.nodes.log_evidence, torch.inf)
+        return self.nodes.expectation(values)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density at `value`, shape `(*sample, *batch)`."""

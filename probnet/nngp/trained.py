@@ -102,6 +102,10 @@ class TrainedNetworkPosterior(Posterior, family="nngp.trained"):
             observation: must be `False`: the limit has no noise.
             joint: all points together, sharing one σ².
 
+        Returns:
+            As from `ScaleMixturePosterior.predict`. Under priors other than an inverse gamma
+            it is a finite mixture, with finite moments even where the law itself has none.
+
         Raises:
             ValueError: on `observation=True`, or inputs unlike the training inputs.
         """

@@ -60,8 +60,8 @@ class PiecewiseLinear(Dual):
         kink, product = (self.left - self.right) ** 2 / 2, self.left * self.right
         if not kink:
             return product * k
-        curved: Any = _ArcCosine1.apply(k, q1, q2)
-        return kink * curved + product * k if product else kink * curved
+        curved: Any = _ArcCosine1.apply(k, q1, q2, kink)
+        return curved + product * k if product else curved
 
     def pair_derivative(self, k: Tensor, q1: Tensor, q2: Tensor) -> Tensor:
         """See `Dual.pair_derivative`."""
@@ -135,20 +135,20 @@ class Wave(Dual):
 
 
 class _ArcCosine1(torch.autograd.Function):
-    """√(qq') κ₁(ρ), with the derivatives κ₀ (of k) and √(1-ρ²)/π (of √(qq')) in closed form.
+    """c √(qq') κ₁(ρ), with the derivatives cκ₀ (of k) and c√(1-ρ²)/π (of √(qq')).
 
     Differentiating √(1-ρ²) and arccos by themselves gives ∞ - ∞ at ρ = 1.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        k, q1, q2 = inputs
+        k, q1, q2, factor = inputs
         rho, root1, root2 = _correlation(k, q1, q2)
-        slope = torch.acos(rho).div_(-math.pi).add_(1)
-        height = (1 - rho).mul_(1 + rho).sqrt_().div_(math.pi)
+        slope = torch.acos(rho).mul_(-factor / math.pi).add_(factor)
+        height = (1 - rho).mul_(1 + rho).sqrt_().mul_(factor / math.pi)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(slope, height, root1, root2)
-        value: Tensor = rho.mul_(slope).add_(height).mul_(root1 * root2)
+        value: Tensor = rho.mul_(slope).add_(height).mul_(root1).mul_(root2)
         return value
 
     @staticmethod
@@ -162,7 +162,7 @@ class _ArcCosine1(torch.autograd.Function):
             by_size = grad * height
             by_q1 = _by_variance(by_size, root1, root2)
             by_q2 = _by_variance(by_size, root2, root1)
-        return by_k, by_q1, by_q2
+        return by_k, by_q1, by_q2, None
 
 
 class _ArcCosine0(torch.autograd.Function):
@@ -193,11 +193,8 @@ class _ArcCosine0(torch.autograd.Function):
 def _correlation(k: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """ρ in [-1, 1], zero where a variance is, and the standard deviations."""
     root1, root2 = q1.sqrt(), q2.sqrt()
-    size = root1 * root2
-    rho = k / size
-    if bool((root1 == 0).any()) or bool((root2 == 0).any()):
-        rho = rho.masked_fill_(size == 0, 0.0)
-    return rho.clamp_(-1, 1), root1, root2
+    inverse1, inverse2 = (torch.where(r > 0, 1 / r, 0.0) for r in (root1, root2))
+    return (k * inverse1).mul_(inverse2).clamp_(-1, 1), root1, root2
 
 
 def _by_variance(by_size: Tensor, own: Tensor, other: Tensor) -> Tensor:

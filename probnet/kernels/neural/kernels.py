@@ -17,7 +17,7 @@ from probnet.kernels.neural.architectures import Architecture, Image
 from probnet.kernels.neural.moments import Moments, Variances
 from probnet.kernels.neural.tiles import tiled
 
-_TILE_ENTRIES = 256 * 256  # of float64: half a megabyte
+_TILE_ENTRIES = 2**17  # of float64: a megabyte
 _NAMES = ("w_var", "b_var", "last_w_var", "last_b_var")
 
 VarianceLike = float | Sequence[float] | Tensor

@@ -22,7 +22,7 @@ c)`; `same` says that the two are the same rows."""
 def tiled(
     function: PairFunction, x1: Tensor, x2: Tensor, *shared: Tensor, same: bool, tile: int
 ) -> Tensor:
-    """`function` of all rows, in tiles of `tile` rows and columns.
+    """`function` of all rows, in tiles of at most `tile`² pairs, square where possible.
 
     Args:
         function: of pairs of rows.
@@ -30,13 +30,13 @@ def tiled(
         x2: rows, shape `(*batch, m, d)`; equal to `x1` if `same`.
         shared: further tensors that every tile needs.
         same: whether the result is symmetric.
-        tile: rows per tile, at least 1.
+        tile: rows of a square tile, at least 1.
 
     Returns:
         Shape `(*batch, n, m)`. It can be differentiated once, or any number of times if it is
         a single tile.
     """
-    if max(x1.shape[-2], x2.shape[-2]) <= tile:
+    if x1.shape[-2] * x2.shape[-2] <= tile**2:
         return function(x1, x2, same, *shared)
     result: Any = _Tiled.apply(function, same, tile, x1, x2, *shared)
     return result
@@ -91,7 +91,9 @@ class _Tiled(torch.autograd.Function):
 
 def _tiles(n: int, m: int, tile: int, *, same: bool) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of every tile; only those on and below the diagonal if symmetric."""
-    for start in range(0, n, tile):
-        rows = slice(start, min(start + tile, n))
-        for left in range(0, start + 1 if same else m, tile):
-            yield rows, slice(left, min(left + tile, m))
+    width = tile if same else max(tile, tile**2 // n)
+    height = tile if same else max(tile, tile**2 // m)
+    for start in range(0, n, height):
+        rows = slice(start, min(start + height, n))
+        for left in range(0, start + 1 if same else m, width):
+            yield rows, slice(left, min(left + width, m))

@@ -144,3 +144,19 @@ def test_a_known_scale_is_a_point():
     law = scale_law(PointMass(2.0), summary(3, 1.0))
     assert float(law.mean) == float(law.icdf(torch.tensor(0.3))) == 2.0
     assert float(law.variance) == 0.0
+
+
+def test_moments_that_do_not_exist_are_infinite():
+    """p(σ² | y) has the tail s^{-a-n/2-1}, where a is the prior's index."""
+    assert float(scale_law(HalfCauchy(), summary(1, 2.0)).mean) == math.inf
+    two = scale_law(HalfCauchy(), summary(2, 2.0))
+    assert math.isfinite(float(two.mean))
+    assert float(two.variance) == math.inf
+    assert math.isfinite(float(scale_law(LogNormal(0.0, 1.0), summary(1, 2.0)).variance))
+
+
+@pytest.mark.parametrize("prior", [InverseGamma(1.5, 2.0), BurrXII(2.0, 0.7), HalfCauchy(3.0)])
+def test_tails_fall_with_their_index(prior):
+    u = torch.tensor([30.0, 31.0], dtype=torch.float64)
+    slope = float(prior.log_prob_log(u).diff())
+    assert slope == pytest.approx(-prior.tail_index, abs=1e-9)
