@@ -69,6 +69,10 @@ class BayesianNetwork(ABC):
 
         return default_prior(self, **hyperparameters)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its description."""
+        return network_from_dict, (self.to_dict(),)
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description, from which `network_from_dict` rebuilds the object."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -71,6 +72,12 @@ class WeightPrior(ABC):
         """Freeze the hyper-parameters."""
         values = {n: torch.as_tensor(v).double() for n, v in self.hyperparameters.items()}
         object.__setattr__(self, "hyperparameters", MappingProxyType(values))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its fields: a read-only mapping has no pickle of its own."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["hyperparameters"] = dict(self.hyperparameters)
+        return partial(type(self), **values), ()
 
     @property
     @abstractmethod

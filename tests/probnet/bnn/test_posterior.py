@@ -1,5 +1,6 @@
 """The posterior object: units, files, exports, diagnostics."""
 
+import copy
 import json
 import warnings
 
@@ -143,3 +144,12 @@ def test_prior_functions_are_in_the_users_units(posterior, table):
 def test_bad_inputs_are_refused(posterior):
     with pytest.raises(ValueError, match="`x` must have 2 columns"):
         posterior.predict(torch.zeros(3, 1))
+
+
+def test_a_copy_is_equal_and_read_only(posterior, table):
+    again = copy.deepcopy(posterior)
+    assert torch.equal(again.predict(table[0]).mean, posterior.predict(table[0]).mean)
+    with pytest.raises(ValueError, match="read-only"):
+        again.draws.draws["w1"][0] = 0.0
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        again.prior.hyperparameters["w1"] = 2.0
