@@ -8,7 +8,7 @@ from probnet._companion import require_own_inference
 
 require_own_inference()
 
-from probnet import datasets, kernels, likelihoods, metrics, networks, nngp
+from probnet import bnn, datasets, kernels, likelihoods, metrics, networks, nngp
 from probnet._archive import PosteriorState
 from probnet.posterior import Posterior, load
 from probnet.predictive import DrawsMixture
@@ -22,6 +22,7 @@ __all__ = [
     "PosteriorState",
     "Standardizer",
     "__version__",
+    "bnn",
     "datasets",
     "kernels",
     "likelihoods",

@@ -1,24 +1,17 @@
-"""scikit-learn adapters for flat tables, usable in a `Pipeline`.
-
-They standardise inside; `predict` returns arrays. For predictive distributions use the model
-that each wraps, or the fitted `posterior_`.
-"""
+"""Infinitely wide networks as scikit-learn estimators."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from probnet.estimators._tables import Array, class_numbers, seed_of
 from probnet.kernels import NNGPKernel, mlp
 from probnet.nngp import InverseGamma, ScaleMixtureClassifier, ScaleMixtureGP
 from probnet.standardizer import Standardizer
-
-Array = NDArray[Any]
 
 
 class NNGPRegressor(RegressorMixin, BaseEstimator):
@@ -84,7 +77,8 @@ class NNGPRegressor(RegressorMixin, BaseEstimator):
         model: Any = ScaleMixtureGP(kernel, scale_prior=prior, standardize=True)
         self.posterior_: Any = model.fit(
             table, np.asarray(targets, dtype=np.float64), method=self.method,
-            seed=_seed(self.random_state), progress=False, max_evaluations=self.max_evaluations,
+            seed=seed_of(self.random_state), progress=False,
+            max_evaluations=self.max_evaluations,
         )  # fmt: skip
         return self
 
@@ -98,7 +92,7 @@ class NNGPRegressor(RegressorMixin, BaseEstimator):
         """Draws of observations, `(n, n_samples)` or `(n, outputs, n_samples)`."""
         check_is_fitted(self)
         table = self._table(X)
-        draws = self.posterior_.sample(n_samples, table, seed=_seed(random_state), joint=True)
+        draws = self.posterior_.sample(n_samples, table, seed=seed_of(random_state), joint=True)
         return np.transpose(draws.numpy())  # axes reversed: points first, samples last
 
     def _law(self, X: Any) -> Any:
@@ -155,12 +149,7 @@ class NNGPClassifier(ClassifierMixin, BaseEstimator):
         """Fit to a table `(n, d)` and labels `(n,)` of any type."""
         checked: Any = validate_data(self, X, y, dtype=np.float64)
         table, targets = checked
-        check_classification_targets(targets)
-        self.classes_, labels = np.unique(targets, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"NNGPClassifier needs at least two classes; got 1 class: {self.classes_[0]!r}."
-            )
+        self.classes_, labels = class_numbers("NNGPClassifier", targets)
         self._standardizer = Standardizer.fit(table)
         model: Any = ScaleMixtureClassifier(
             NNGPKernel(mlp(self.depth, self.activation), last_w_var=2.0),
@@ -169,7 +158,7 @@ class NNGPClassifier(ClassifierMixin, BaseEstimator):
         )
         self.posterior_: Any = model.fit(
             self._standardizer.transform(table), labels, optimize=self.optimize,
-            seed=_seed(self.random_state), progress=False,
+            seed=seed_of(self.random_state), progress=False,
         )  # fmt: skip
         return self
 
@@ -183,12 +172,3 @@ class NNGPClassifier(ClassifierMixin, BaseEstimator):
         """The most probable label of each row."""
         best = self.predict_proba(X).argmax(-1)
         return self.classes_[best]
-
-
-def _seed(random_state: Any) -> int:
-    """A seed from scikit-learn's `random_state`; `None` is 0, so that fits are reproducible."""
-    if random_state is None:
-        return 0
-    if isinstance(random_state, (int, np.integer)):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))
