@@ -77,7 +77,7 @@ def gaussian_error(draws):
 
 
 def logistic_data():
-    """Task B: 10 000 rows, 50 features of correlation 0.5^|i−j|, N(0, 1) prior, N(0, 0.3²) truth."""
+    """Task B: 10 000 rows, 50 features of correlation 0.5^|i−j|, coefficients N(0, 0.3²)."""
     rng = np.random.default_rng(0)
     lags = np.abs(np.subtract.outer(np.arange(FEATURES), np.arange(FEATURES)))
     x = rng.multivariate_normal(np.zeros(FEATURES), 0.5**lags, size=ROWS)
