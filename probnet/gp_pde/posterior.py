@@ -1,0 +1,299 @@
+"""The posterior over u."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
+
+from inference import Draws
+from inference._checks import check_finite
+from probnet._archive import PosteriorState
+from probnet._checks import Values, check_matrix
+from probnet.gp_pde import storage
+from probnet.gp_pde.dense import Conditioned
+from probnet.gp_pde.engines import GridSolution
+from probnet.gp_pde.export import build_tree
+from probnet.gp_pde.prior import AxisPrior
+from probnet.gp_pde.uncertainty import PathwiseErrors, innovation_scale
+from probnet.posterior import Posterior
+from probnet.predictive import DrawsMixture
+
+if TYPE_CHECKING:
+    import xarray
+
+_JITTER = 1e-9  # of a joint covariance, relative to its largest variance
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """One Gaussian posterior of u, with a scale of its errors that is measured when needed.
+
+    Attributes:
+        core: exact conditioning, or a grid solve.
+        num_equation: how many rows of exact conditioning are the equation's.
+        calibrated: scale the standard deviations by innovations.
+        seed: of the prior draws that give a grid solve its covariance.
+    """
+
+    core: Conditioned | GridSolution
+    num_equation: int
+    calibrated: bool
+    seed: int
+
+    @property
+    def prior(self) -> tuple[AxisPrior, ...]:
+        """The prior of every axis."""
+        core = self.core
+        return tuple(core.prior if isinstance(core, Conditioned) else core.system.prior)
+
+    @cached_property
+    def scale(self) -> float:
+        """κ, by which standard deviations are multiplied."""
+        if isinstance(self.core, GridSolution):
+            return self._errors.scale
+        return innovation_scale(self.core, self.num_equation) if self.calibrated else 1.0
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Variance of u at points, above zero everywhere."""
+        if isinstance(self.core, Conditioned):
+            return self.scale**2 * self.core.variance(x)
+        return self._errors.at(x).square().mean(0) + self._floor
+
+    def law(self, x: Tensor, noise_var: float, *, joint: bool) -> Distribution:
+        """The Gaussian law of u at points, plus independent noise."""
+        mean = self.core.mean(x)
+        if not joint:
+            return Normal(mean, (self.variance(x) + noise_var).sqrt(), validate_args=False)
+        if isinstance(self.core, Conditioned):
+            covariance = self.scale**2 * self.core.covariance(x)
+            largest = float(covariance.diagonal().max())
+            covariance.diagonal().add_(max(_JITTER * largest, 1e-300) + noise_var)
+            return MultivariateNormal(mean, covariance, validate_args=False)
+        factor = self._errors.at(x).mT / math.sqrt(self._errors.exact.shape[0])
+        rest = torch.full_like(mean, self._floor + noise_var)
+        return LowRankMultivariateNormal(mean, factor, rest, validate_args=False)
+
+    @cached_property
+    def _errors(self) -> PathwiseErrors:
+        if not isinstance(self.core, GridSolution):
+            raise TypeError("exact conditioning has its covariance in closed form")
+        return PathwiseErrors(self.core, self.seed, calibrated=self.calibrated)
+
+    @cached_property
+    def _floor(self) -> float:
+        """Rounding error of the solution, as a variance: no standard deviation is zero."""
+        if isinstance(self.core, Conditioned):
+            return 0.0
+        size = float(self.core.u.abs().max()) or 1.0
+        return (1e-13 * size) ** 2
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralGPPosterior(Posterior, family="gp_pde"):
+    """What `SpectralGPSolver.fit` returns.
+
+    Attributes:
+        method: how hyper-parameters or unknowns were inferred.
+        diagnostics: JSON-able findings; see the page on the solver.
+        solutions: one, or one for each of several posterior draws of the parameters.
+        noise_sd: of an observation of u; 0 if there were none.
+        axis_names: names of the axes.
+        nodes: of the grid, per axis.
+        source: f on the grid.
+        draws: posterior draws of the parameters, with `method="nuts"`.
+    """
+
+    method: str
+    diagnostics: Mapping[str, Any]
+    solutions: Sequence[Solution]
+    noise_sd: float
+    axis_names: tuple[str, ...]
+    nodes: tuple[Tensor, ...]
+    source: Tensor
+    draws: Draws | None = None
+
+    def predict(self, x: Values, *, observation: bool = True, joint: bool = False) -> Distribution:
+        """The law of u at points of the domain.
+
+        Args:
+            x: shape `(n, d)`.
+            observation: include the noise of the observations of u, where there were any.
+            joint: the law of all points together.
+
+        Returns:
+            A normal law, or the mixture of several over posterior draws of the parameters.
+
+        Raises:
+            ValueError: on points outside the domain or of another dimension.
+        """
+        points = self._points(x)
+        noise_var = self.noise_sd**2 if observation else 0.0
+        laws = [s.law(points, noise_var, joint=joint) for s in self.solutions]
+        if len(laws) == 1:
+            return laws[0]
+        if joint:
+            covariances = torch.stack([_covariance(law) for law in laws])
+            means = torch.stack([law.mean for law in laws])
+            return DrawsMixture(MultivariateNormal(means, covariances, validate_args=False))
+        means, sds = (
+            torch.stack([getattr(law, name) for law in laws]) for name in ("mean", "stddev")
+        )
+        return DrawsMixture(Normal(means, sds, validate_args=False))
+
+    def mean(self, x: Values, *, observation: bool = True) -> Tensor:
+        """Posterior mean of u at points `(n, d)`; cheaper than that of `predict`."""
+        return self.derivative(x, (0,) * len(self.nodes))
+
+    def sample(
+        self, n: int, x: Values, *, seed: int = 0, observation: bool = False, joint: bool = True
+    ) -> Tensor:
+        """Draws of u at points: by default of functions, coherent between points, without noise.
+
+        Args:
+            n: how many.
+            x: points `(m, d)`.
+            seed: of the draws.
+            observation: add the noise of an observation.
+            joint: `False` draws every point by itself.
+
+        Returns:
+            Shape `(n, m)`.
+        """
+        return super().sample(n, x, seed=seed, observation=observation, joint=joint)
+
+    def derivative(self, x: Values, order: Sequence[int] | int) -> Tensor:
+        """Posterior mean of ∂^order u at points.
+
+        Args:
+            x: shape `(n, d)`.
+            order: of differentiation, one per axis, such as (2, 0).
+
+        Raises:
+            ValueError: if the prior is not smooth enough for that order.
+        """
+        alpha = (order,) if isinstance(order, int) else tuple(int(o) for o in order)
+        if len(alpha) != len(self.nodes) or min(alpha) < 0:
+            raise ValueError(
+                f"`order` must hold {len(self.nodes)} orders >= 0, one per axis; got {order}."
+            )
+        points = self._points(x)
+        return torch.stack([s.core.mean(points, alpha) for s in self.solutions]).mean(0)
+
+    def spectrum(self) -> tuple[AxisPrior, ...]:
+        """The spectral mixture of every axis: `weight`, `frequency` and `lengthscale`.
+
+        With several solutions it is that of the first.
+        """
+        return self.solutions[0].prior
+
+    @property
+    def kernels(self) -> tuple[Any, ...]:
+        """The GPyTorch kernel of every axis."""
+        return tuple(prior.kernel() for prior in self.spectrum())
+
+    @property
+    def log_evidence(self) -> float:
+        """Log marginal likelihood of source and conditions, up to a constant of the data."""
+        return -float(self.diagnostics["nll"])
+
+    @property
+    def scale(self) -> float:
+        """κ: what standard deviations of the prior model are multiplied by."""
+        return self.solutions[0].scale
+
+    def to_datatree(self, x: Values | None = None) -> xarray.DataTree:
+        """The posterior as an xarray tree in the ArviZ schema.
+
+        Args:
+            x: points `(n, d)`; adds draws of u there, in the group `predictions`.
+        """
+        return build_tree(self, None if x is None else self._points(x))
+
+    def to_arviz(self, x: Values | None = None) -> Any:
+        """What the installed ArviZ works on; argument as for `to_datatree`."""
+        from inference.export import to_arviz
+
+        return to_arviz(self.to_datatree(x))
+
+    def state(self) -> PosteriorState:
+        """Everything a file needs."""
+        config: dict[str, Any] = {
+            "noise_sd": self.noise_sd,
+            "axis_names": list(self.axis_names),
+            "solutions": [],
+        }
+        tensors = {f"nodes.{j}": nodes for j, nodes in enumerate(self.nodes)}
+        tensors["source"] = self.source
+        for number, solution in enumerate(self.solutions):
+            fields, arrays = storage.pack(solution.core)
+            fields |= {
+                "num_equation": solution.num_equation,
+                "calibrated": solution.calibrated,
+                "seed": solution.seed,
+            }
+            config["solutions"].append(fields)
+            tensors |= {f"{number}.{name}": t for name, t in arrays.items()}
+        return PosteriorState(self.method, self.diagnostics, config, tensors, self.draws)
+
+    @classmethod
+    def from_state(cls, state: PosteriorState) -> Self:
+        """Rebuild the posterior; factorisations are made again."""
+        tensors, config = state.tensors, state.config
+        solutions: list[Solution] = []
+        for number, fields in enumerate(config["solutions"]):
+            prefix = f"{number}."
+            mine = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+            core = storage.unpack(fields, mine)
+            solutions.append(
+                Solution(core, fields["num_equation"], fields["calibrated"], fields["seed"])
+            )
+        dim = len(config["axis_names"])
+        return cls(
+            method=state.method,
+            diagnostics=state.diagnostics,
+            solutions=solutions,
+            noise_sd=config["noise_sd"],
+            axis_names=tuple(config["axis_names"]),
+            nodes=tuple(tensors[f"nodes.{j}"] for j in range(dim)),
+            source=tensors["source"],
+            draws=state.draws,
+        )
+
+    def _points(self, x: Values) -> Tensor:
+        points = check_finite("x", check_matrix("x", x))
+        dim = len(self.nodes)
+        if points.shape[1] != dim:
+            raise ValueError(
+                f"`x` must have shape (n, {dim}), one column per axis; got {tuple(points.shape)}."
+            )
+        for axis, (nodes, name) in enumerate(zip(self.nodes, self.axis_names, strict=True)):
+            low, high = float(nodes[0]), float(nodes[-1])
+            period = self.spectrum()[axis].period
+            high = low + period if period is not None else high
+            slack = 1e-9 * (high - low)
+            column = points[:, axis]
+            if float(column.min()) < low - slack or float(column.max()) > high + slack:
+                raise ValueError(
+                    f"`x` must lie in the domain, [{low:g}, {high:g}] along {name!r}; its values "
+                    f"run from {float(column.min()):g} to {float(column.max()):g}. The equation "
+                    f"says nothing about u outside."
+                )
+        return points
+
+
+def _covariance(law: Distribution) -> Tensor:
+    if isinstance(law, (MultivariateNormal, LowRankMultivariateNormal)):
+        return law.covariance_matrix
+    raise TypeError(f"no covariance in {type(law).__name__}")

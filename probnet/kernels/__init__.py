@@ -1,0 +1,5 @@
+"""Covariance functions, as GPyTorch kernels."""
+
+from probnet.kernels.spectral import GaussianSpectralMixture, StudentTSpectralMixture
+
+__all__ = ["GaussianSpectralMixture", "StudentTSpectralMixture"]
