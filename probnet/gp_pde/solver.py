@@ -29,6 +29,7 @@ METHODS = ("evidence", "spectrum", "nuts", "adam")
 _DEFAULT_GRID = (400, 200, 48)
 _LINE_NUGGET, _GRID_NUGGET = 1e-11, 1e-13
 _LINE_SMOOTHNESSES = SMOOTHNESSES[:-1]
+_FINE, _WIDE = 100, 1e-5  # nodes, and relative standard deviation of the prior model
 
 
 class SolverWarning(UserWarning):
@@ -139,9 +140,14 @@ class SpectralGPSolver:
         if pde.unknowns:
             from probnet.gp_pde.inverse import fit_unknowns
 
+            if method != "nuts":
+                raise ValueError(
+                    f"`method` must be 'nuts' for an equation with the unknowns "
+                    f"{sorted(pde.unknowns)}; got {method!r}."
+                )
             found = fit_unknowns(
-                self, pde, conditions, observations, method, seed=seed, progress=progress,
-                **options,
+                lambda problem: Fit(self, problem, method, seed), pde, conditions, observations,
+                grid=self.grid_shape(pde.dim), seed=seed, progress=progress, **options,
             )  # fmt: skip
         else:
             problem = discretise(pde, conditions, self.grid_shape(pde.dim), observations)
@@ -178,7 +184,7 @@ class Fit:
         self, settings: SpectralGPSolver, problem: Discretisation, method: str, seed: int
     ) -> None:
         self.settings, self.problem, self.method, self.seed = settings, problem, method, seed
-        self.exact = problem.pde.dim == 1 or problem.noisy
+        self.exact = not problem.pde.unknowns and (problem.pde.dim == 1 or problem.noisy)
         if not self.exact:
             check_square(problem)
         default = _LINE_NUGGET if self.exact else _GRID_NUGGET
@@ -189,7 +195,7 @@ class Fit:
 
     def posterior(self) -> SpectralGPPosterior:
         """Choose the prior and solve."""
-        prior, nll = self.choose_prior(*self._linear_part())
+        prior, nll = self.choose_prior(*self.linear_part())
         result, prior, nll = self._solve(prior, nll)
         solution = self.as_solution(result)
         diagnostics = self.findings(result, nll)
@@ -219,16 +225,8 @@ class Fit:
             prior = selection.fixed_prior(self.problem, self.starts, nu)
             return self._with_amplitude(prior, slope, right)
         smoothnesses = self._smoothnesses()
-        if self.problem.pde.dim == 1:
-            rows = self.problem.rows(slope, right)
-            chosen = selection.select_line(
-                rows,
-                self._line_starts(),
-                self.problem,
-                smoothnesses=smoothnesses,
-                nugget=self.nugget,
-                max_iter=self.settings.max_iter,
-            )
+        if self.problem.pde.dim == 1 and self.exact:
+            chosen = self._choose_on_line(slope, right)
         elif self.exact:
             chosen = selection.select_dense(
                 self.problem, self.starts, slope, right,
@@ -289,7 +287,8 @@ class Fit:
         }
         return found | operator
 
-    def _linear_part(self) -> tuple[Tensor, Tensor]:
+    def linear_part(self) -> tuple[Tensor, Tensor]:
+        """Slope and right-hand side of the equation linearised at zero."""
         value, slope = nonlinear_part(
             self.problem.pde, torch.zeros(self.problem.shape, dtype=torch.float64)
         )
@@ -317,6 +316,34 @@ class Fit:
             engine = self.engine(prior)
         result = newton(problem, engine, start, self.settings.max_newton)
         return result.after(steps), prior, nll
+
+    def _choose_on_line(self, slope: Tensor, right: Tensor) -> selection.Chosen:
+        """ν = 5/2, whose error bars are best calibrated, unless they are wide on a fine grid."""
+        rows = self.problem.rows(slope, right)
+
+        def select(smoothnesses: Sequence[float]) -> selection.Chosen:
+            return selection.select_line(
+                rows,
+                self._line_starts(),
+                self.problem,
+                smoothnesses=smoothnesses,
+                nugget=self.nugget,
+                max_iter=self.settings.max_iter,
+            )
+
+        if self.settings.smoothness != "auto":
+            return select(self._smoothnesses())
+        chosen = select(_LINE_SMOOTHNESSES[:1])
+        if self.problem.noisy or len(self.problem.nodes[0]) < _FINE:
+            return chosen
+        core = Conditioned(rows, chosen.prior, self.nugget)
+        x = self.problem.nodes[0][:: max(1, len(self.problem.nodes[0]) // 100), None]
+        middle = x[:-1] + self.problem.spacings[0] / 2
+        size = float(core.mean(middle).square().mean().sqrt())
+        if float(core.variance(middle).mean().sqrt()) <= _WIDE * size:
+            return chosen
+        smoother = select(_LINE_SMOOTHNESSES[1:])
+        return smoother if smoother.nll < chosen.nll else chosen
 
     def _line_starts(self) -> list[AxisPrior]:
         start = self.starts[0]

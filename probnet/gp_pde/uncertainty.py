@@ -1,8 +1,8 @@
 """Error bars whose scale is measured: innovation scaling.
 
 Adding data to a Gaussian model gives Var(m_full - m_part) = v_part - v_full. The ratio κ² of the
-observed to the predicted change, when part of the equation's rows is left out, says by how much
-the prior over- or understates the errors; reported standard deviations are κ √v.
+observed to the predicted change, when part of the data is left out, says by how much the prior
+over- or understates the errors; reported standard deviations are κ √v.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOSE = 1e-3  # relative accuracy of an error, whose scale is measured anyway
 
 
 def innovation_scale(solution: Conditioned, num_equation: int) -> float:
-    """κ of exact conditioning: every fourth equation row is left out, in four ways.
+    """κ of exact conditioning: every fourth row of the equation is left out, in four ways.
 
     Args:
         solution: with all rows.
@@ -43,10 +43,10 @@ def innovation_scale(solution: Conditioned, num_equation: int) -> float:
     for fold in range(_FOLDS):
         keep = (number % _FOLDS != fold) | (number >= num_equation)
         part = Conditioned(rows[keep], solution.prior, solution.factor.nugget)
-        change = float(((part.mean(x) - mean) ** 2).sum())
+        change = float((part.mean(x) - mean).square().sum())
         expected = float((part.variance(x) - variance).clamp_min(0).sum())
         ratios.append(change / max(expected, 1e-300))
-    return math.sqrt(sum(ratios) / _FOLDS)
+    return math.sqrt(max(sum(ratios) / _FOLDS, 1e-30))
 
 
 class PathwiseErrors:
@@ -77,15 +77,23 @@ class PathwiseErrors:
         return self.scale * (self.draws.at(x) - solved)
 
     def _innovation_scale(self) -> float:
-        """Observed over predicted change of the solution when nodes are left out."""
-        system = self.solution.system
-        coarse = system.subset([_thinned(len(nodes)) for nodes in system.nodes])
-        exact = self.draws.on_grid(coarse.nodes)
-        solved = torch.cat([exact - _errors(coarse, self.draws, exact), coarse.solve()[None]])
-        there = _on_nodes(coarse.axes, solved, system.nodes)
-        predicted = (there[:-1] - (self.exact - self.errors)).square().mean(0).sum()
-        observed = (there[-1] - self.solution.u).square().sum()
-        return math.sqrt(float(observed) / max(float(predicted), 1e-300))
+        """κ over two thinned grids.
+
+        The geometric mean of a light thinning, which says more about the whole grid, and a heavy
+        one, whose change is less touched by rounding. Ratios are taken point by point: where
+        errors are small counts as much as where they are large.
+        """
+        system, full = self.solution.system, self.exact - self.errors
+        ratios: list[Tensor] = []
+        for thinned in (_without_every_fifth, _without_every_second):
+            coarse = system.subset([thinned(len(nodes)) for nodes in system.nodes])
+            exact = self.draws.on_grid(coarse.nodes)
+            solved = torch.cat([exact - _errors(coarse, self.draws, exact), coarse.solve()[None]])
+            there = _on_nodes(coarse.axes, solved, system.nodes)
+            predicted = (there[:-1] - full).square().mean(0)
+            observed = (there[-1] - self.solution.u).square()
+            ratios.append(system.operator.restrict(_ratio(observed, predicted)).mean())
+        return _geometric_mean(ratios)
 
 
 def _errors(system: GridSystem, draws: PriorDraws, exact: Tensor) -> Tensor:
@@ -116,11 +124,28 @@ def _on_nodes(axes: Sequence[GridAxis], fields: Tensor, nodes: Sequence[Tensor])
     return fields
 
 
-def _thinned(count: int) -> Tensor:
-    """All nodes but every fifth, in a pattern that is the same from both ends."""
+def _without_every_fifth(count: int) -> Tensor:
+    """Numbers of the nodes that are kept, in a pattern that is the same from both ends."""
     number = torch.arange(count)
-    from_end = torch.minimum(number, count - 1 - number)
-    return number[from_end % 5 != 2]
+    return number[torch.minimum(number, count - 1 - number) % 5 != 2]
+
+
+def _without_every_second(count: int) -> Tensor:
+    """The same, of half the nodes."""
+    number = torch.arange(count)
+    return number[torch.minimum(number, count - 1 - number) % 2 == 0]
+
+
+def _ratio(observed: Tensor, predicted: Tensor) -> Tensor:
+    """Squared changes, observed over predicted, point by point."""
+    smallest = 1e-12 * float(predicted.max()) or 1e-300
+    return observed / predicted.clamp_min(smallest)
+
+
+def _geometric_mean(ratios: Sequence[Tensor]) -> float:
+    """κ from estimates of κ²."""
+    logs = [math.log(max(float(ratio), 1e-30)) for ratio in ratios]
+    return math.exp(0.5 * sum(logs) / len(logs))
 
 
 def _between(x: Tensor) -> Tensor:

@@ -251,14 +251,14 @@ def face_values(face: FaceData, grid: Sequence[Tensor]) -> Tensor:
     """
     whole = tuple(len(axis) for axis in grid)
     node = whole[face.axis] - 1 if face.upper else 0
-    function = face.function
-    if not callable(function):
-        array = as_tensor(face.label, function)
-        if tuple(array.shape) == whole:
-            function = array.select(face.axis, node)
-    axes = [axis[[node]] if j == face.axis else axis for j, axis in enumerate(grid)]
-    points = [c.squeeze(face.axis) for c in mesh(axes)]
-    return face.sign * values_at(face.label, function, points)
+    points = mesh([axis[[node]] if j == face.axis else axis for j, axis in enumerate(grid)])
+    if callable(face.function):
+        return face.sign * values_at(face.label, face.function, points).squeeze(face.axis)
+    array = as_tensor(face.label, face.function)
+    if tuple(array.shape) == whole:
+        array = array.select(face.axis, node)
+    on_face = [c.squeeze(face.axis) for c in points]
+    return face.sign * values_at(face.label, array, on_face)
 
 
 def face_points(face: FaceData, grid: Sequence[Tensor]) -> Tensor:
