@@ -8,7 +8,7 @@ from probnet._companion import require_own_inference
 
 require_own_inference()
 
-from probnet import datasets, likelihoods, metrics, networks
+from probnet import datasets, gp_pde, kernels, likelihoods, metrics, networks, pde
 from probnet._archive import PosteriorState
 from probnet.posterior import Posterior, load
 from probnet.predictive import DrawsMixture
@@ -23,8 +23,11 @@ __all__ = [
     "Standardizer",
     "__version__",
     "datasets",
+    "gp_pde",
+    "kernels",
     "likelihoods",
     "load",
     "metrics",
     "networks",
+    "pde",
 ]

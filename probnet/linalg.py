@@ -50,7 +50,8 @@ class EquilibratedCholesky:
         if not bool((diagonal > 0).all()):
             raise ValueError(
                 "`gram` must have a positive diagonal; some functional has prior variance "
-                f"{float(diagonal.min()):.3g}. Is a coefficient zero where the equation needs it?"
+                f"{float(diagonal.min()):.3g}. Is a coefficient zero where the equation needs "
+                "it?"
             )
         self.scale = diagonal.sqrt()
         unit = gram / self.scale[:, None] / self.scale
@@ -84,7 +85,7 @@ class EquilibratedCholesky:
 
     @property
     def log_det(self) -> float:
-        """log |G|."""
+        """Log |G|."""
         logs = self.factor.diagonal().log().sum() + self.scale.log().sum()
         return 2.0 * float(logs)
 
@@ -98,8 +99,8 @@ class KroneckerSum:
     """The operator V -> Σ_j A_j V (along axis j) + shift V on a tensor grid, and its inverse.
 
     Axes are diagonalised, or brought to Schur form where eigenvectors are ill-conditioned
-    (Bartels & Stewart, 1972). A matrix that is symmetric under reversal of its rows and columns,
-    as derivatives on uniform grids are, falls into two halves first.
+    (Bartels & Stewart, 1972). A matrix that is symmetric under reversal of its rows and
+    columns, as derivatives on uniform grids are, falls into two halves first.
 
     Args:
         matrices: A_j, shape `(n_j, n_j)`.
@@ -131,7 +132,7 @@ class KroneckerSum:
 
     @property
     def log_abs_det(self) -> float:
-        """log |det|."""
+        """Log |det|."""
         return float(self.spectrum.abs().log().sum())
 
     @property
@@ -141,7 +142,7 @@ class KroneckerSum:
 
     @property
     def cancellation(self) -> float:
-        """Smallest |Σ_j λ_j + shift| / (Σ_j |λ_j| + |shift|): near zero close to a resonance."""
+        """Smallest |Σ_j λ_j + shift| / (Σ_j |λ_j| + |shift|); near zero at a resonance."""
         return float((self.spectrum.abs() / self._size).min())
 
     def apply(self, values: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ def _parity_basis(n: int) -> Tensor:
 
 
 def _back_substitute(triangles: Sequence[Tensor], shift: Tensor, values: Tensor) -> Tensor:
-    """Solve (T₁ ⊕ T₂ ⊕ ... + shift_b) v_b = r_b for upper triangular T and a batch of shifts."""
+    """Solve (T₁ ⊕ T₂ ⊕ ... + shift_b) v_b = r_b for upper triangular T, for all b."""
     if not triangles:
         return values / shift
     triangle, rest = triangles[0], triangles[1:]

@@ -92,9 +92,7 @@ def build_axis(
         extension[eliminated] = -inverse @ rows[:, kept]
         lift[eliminated] = inverse
         log_abs_det = -float(torch.linalg.slogdet(inverse).logabsdet)
-    return GridAxis(
-        nodes, prior, factor, derivatives, kept, extension, lift, log_abs_det
-    )
+    return GridAxis(nodes, prior, factor, derivatives, kept, extension, lift, log_abs_det)
 
 
 def _gram_tables(nodes: Tensor, prior: AxisPrior) -> Tensor:

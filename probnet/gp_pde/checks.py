@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from probnet.gp_pde.dense import Conditioned
 from probnet.gp_pde.discretisation import Discretisation
 from probnet.gp_pde.engines import GridSolution
 from probnet.gp_pde.grid import GridOperator
+from probnet.pde import Coefficient, Unknown
 from probnet.pde.functions import mesh
 from probnet.pde.problem import nonlinear_part
 
@@ -63,21 +65,23 @@ def operator_findings(
 
 
 def off_grid_residual(
-    problem: Discretisation, core: Conditioned | GridSolution
+    problem: Discretisation,
+    core: Conditioned | GridSolution,
+    unknown: Mapping[str, Tensor] | None = None,
 ) -> tuple[float | None, list[str]]:
     """‖L u + N(u) - f‖ / ‖f‖ between nodes: of order one if the grid sees an alias.
 
     `None` where source or coefficients are arrays, known at nodes only.
     """
     pde = problem.pde
-    if not all(callable(v) or np.ndim(v) == 0 for v in (pde.source, *pde.terms.values())):  # pyright: ignore[reportArgumentType] - numbers, arrays or functions
+    if not all(_anywhere(v) for v in (pde.source, *pde.terms.values())):
         return None, []
     points = mesh([_off_nodes(nodes, _MAX_OFF_GRID[pde.dim - 1]) for nodes in problem.nodes])
     x = torch.stack([p.reshape(-1) for p in points], dim=1)
-    source = pde.source_values(points).reshape(-1)
+    source = pde.source_values(points, unknown).reshape(-1)
     found = torch.zeros_like(source)
     scale = source.square().sum()
-    for alpha, coefficient in pde.coefficients(points).items():
+    for alpha, coefficient in pde.coefficients(points, unknown).items():
         term = coefficient.reshape(-1) * core.mean(x, alpha)
         found, scale = found + term, torch.maximum(scale, term.square().sum())
     if pde.nonlinearity is not None:
@@ -87,9 +91,15 @@ def off_grid_residual(
         return residual, []
     return residual, [
         f"the solution does not satisfy the equation between nodes: relative residual "
-        f"{residual:.1e}. The grid does not resolve the data (an alias?) or the solution is not "
-        f"smooth. Refine `grid`."
+        f"{residual:.1e}. The grid does not resolve the data (an alias?) or the solution is "
+        f"not smooth. Refine `grid`."
     ]
+
+
+def _anywhere(entry: Coefficient) -> bool:
+    """Whether a coefficient is known between nodes: a number or a function."""
+    value: Any = entry.times if isinstance(entry, Unknown) else entry
+    return callable(value) or np.ndim(value) == 0
 
 
 def _operator(

@@ -158,7 +158,8 @@ def discretise(
     """
     if len(grid) != pde.dim:
         raise ValueError(
-            f"`grid` must have {pde.dim} entries, one per axis of the domain; got {tuple(grid)}."
+            f"`grid` must have {pde.dim} entries, one per axis of the domain; got "
+            f"{tuple(grid)}."
         )
     if min(grid) < MIN_NODES:
         raise ValueError(f"`grid` must have at least {MIN_NODES} nodes per axis; got {grid}.")
@@ -183,6 +184,11 @@ def discretise(
     _check_corners(found)
     _check_fixed(found)
     if observations is not None:
+        if not isinstance(observations.noise_sd, (int, float)):
+            raise ValueError(
+                "`observations.noise_sd` may be a prior only where unknowns of the equation "
+                "are inferred; give a number."
+            )
         _check_inside(torch.as_tensor(observations.x), pde)
     return found
 
@@ -191,7 +197,13 @@ def check_square(problem: Discretisation) -> None:
     """Raise unless every axis has as many conditions as derivatives: no more, no fewer."""
     for axis, name in enumerate(problem.pde.axis_names):
         order = max(alpha[axis] for alpha in problem.coefficients)
-        given = sum(len(problem.face_orders(axis, upper=upper)) for upper in (False, True))
+        ends = [len(problem.face_orders(axis, upper=upper)) for upper in (False, True)]
+        given = sum(ends)
+        if max(ends) > 1:
+            raise ValueError(
+                f"`conditions` give two values at one end of axis {name!r}: on grids each face "
+                f"takes one. Equations of second order in time are not supported there."
+            )
         if axis not in problem.periodic and given != order:
             what = "more" if given < order else "fewer"
             raise ValueError(
@@ -242,7 +254,9 @@ def _check_inside(x: Tensor, pde: PDE) -> None:
         raise ValueError(
             f"`observations.x` must have {pde.dim} columns, one per axis; got {x.shape[1]}."
         )
-    low, high = (torch.tensor(ends, dtype=torch.float64) for ends in zip(*pde.domain, strict=True))
+    low, high = (
+        torch.tensor(ends, dtype=torch.float64) for ends in zip(*pde.domain, strict=True)
+    )
     slack = 1e-9 * (high - low)
     outside = ((x < low - slack) | (x > high + slack)).any(1)
     if bool(outside.any()):
@@ -250,4 +264,3 @@ def _check_inside(x: Tensor, pde: PDE) -> None:
             f"`observations.x` must lie in the domain {pde.domain}; {int(outside.sum())} of "
             f"{len(x)} points do not (first: row {int(outside.nonzero()[0])})."
         )
-

@@ -1,4 +1,4 @@
-"""Two ways to solve one linear(ised) equation: exact conditioning, and the grid's Sylvester solve.
+"""Two ways to solve a linear(ised) equation: exact conditioning, and a grid's direct solve.
 
 Both return a solution that knows u and its derivatives everywhere.
 """
@@ -28,7 +28,7 @@ class Engine(Protocol):
         ...
 
     def values(self, solution: Any) -> Tensor:
-        """u at all nodes."""
+        """U at all nodes."""
         ...
 
     def operator(self, solution: Any) -> Tensor:
@@ -105,12 +105,12 @@ class GridEngine:
         self.system = system
 
     def solve(self, slope: Tensor, right: Tensor) -> GridSolution:
-        """u on the grid."""
+        """U on the grid."""
         system = self.system.with_slope(slope, right)
         return GridSolution(system, system.solve())
 
     def values(self, solution: GridSolution) -> Tensor:
-        """u at all nodes."""
+        """U at all nodes."""
         return solution.u
 
     def operator(self, solution: GridSolution) -> Tensor:

@@ -1,7 +1,8 @@
 """Hyper-parameters of the prior of one axis by the exact marginal likelihood of all rows.
 
 Without noise the amplitude is profiled out: with G = s² (G₀ + nugget), s² = yᵀG₀⁻¹y/n and
-NLL = ½ n log s² + ½ log |G₀|. With noise the weights are absolute and NLL = ½ yᵀG⁻¹y + ½ log|G|.
+NLL = ½ n log s² + ½ log |G₀|. With noise the weights are absolute and NLL = ½ yᵀG⁻¹y + ½
+log|G|.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class FittedPrior:
 class LineEvidence:
     """NLL of rows along one axis, and its gradient in closed form.
 
-    dNLL = ½ tr(W dG) with W = G⁻¹ - ααᵀ/s². G is linear in the tables k⁽ᵖ⁾ at the distinct lags,
-    so W is summed over equal lags and only the tables are differentiated.
+    dNLL = ½ tr(W dG) with W = G⁻¹ - ααᵀ/s². G is linear in the tables k⁽ᵖ⁾ at the distinct
+    lags, so W is summed over equal lags and only the tables are differentiated.
 
     Args:
         rows: what is known about u; one-dimensional.

@@ -1,9 +1,9 @@
 """Draws from the spectral prior as sums of plane waves, with every derivative at hand.
 
-u(x) = Σ_r Re(z_r exp(2πi s_r·x)) with frequencies s_r and complex normal z_r. Errors of a solver
-come from frequencies that its grid does not resolve, which the spectrum all but never yields;
-half of the frequencies are therefore drawn evenly up to twice the Nyquist frequency, and the
-amplitudes carry importance weights, so that the covariance is right.
+u(x) = Σ_r Re(z_r exp(2πi s_r·x)) with frequencies s_r and complex normal z_r. Errors of a
+solver come from frequencies that its grid does not resolve, which the spectrum all but never
+yields; half of the frequencies are therefore drawn evenly up to twice the Nyquist frequency,
+and the amplitudes carry importance weights, so that the covariance is right.
 """
 
 from __future__ import annotations
@@ -47,17 +47,13 @@ class PriorDraws:
             log_weight += log_ratio
             amplitude *= float(axis_prior.derivatives(torch.zeros((), dtype=x.dtype), 0)[0])
         self.frequencies = torch.stack(frequencies, dim=1)
-        normals = torch.randn(
-            (2, num_draws, _NUM_WAVES), generator=stream, dtype=torch.float64
-        )
+        normals = torch.randn((2, num_draws, _NUM_WAVES), generator=stream, dtype=torch.float64)
         scale = torch.sqrt(amplitude / _NUM_WAVES * log_weight.exp())
         self.amplitudes = torch.complex(*normals) * scale  # (s, r)
 
     def at(self, x: Tensor) -> Tensor:
         """Values at points `(n, d)`: `(s, n)`."""
-        pieces = [
-            _wave(piece @ self.frequencies.mT) for piece in x.split(_CHUNK)
-        ]
+        pieces = [_wave(piece @ self.frequencies.mT) for piece in x.split(_CHUNK)]
         return torch.cat([(self.amplitudes @ waves.mT).real for waves in pieces], dim=1)
 
     def on_grid(self, nodes: Sequence[Tensor]) -> Tensor:
@@ -98,9 +94,7 @@ class PriorDraws:
 
     def _sum(self, nodes: Sequence[Tensor], amplitudes: Tensor) -> Tensor:
         """Σ_r Re(a_sr Π_j exp(2πi s_rj x_j)) on a tensor grid."""
-        waves = [
-            _wave(x[:, None] * self.frequencies[:, j]) for j, x in enumerate(nodes)
-        ]
+        waves = [_wave(x[:, None] * self.frequencies[:, j]) for j, x in enumerate(nodes)]
         shape = [len(x) for x in nodes]
         if len(nodes) == 1:
             return (amplitudes @ waves[0].mT).real

@@ -2,8 +2,8 @@
 
 With exact data the stationary point of the objective of Fang et al. (ICLR 2024) solves
 Σ_α a_α ⊗_j D_j^(α_j) u = f on the nodes where the equation holds, the faces eliminated. The
-separable part of the operator, Σ_j A_j along axis j, is inverted by `KroneckerSum`; the rest, if
-any, by GMRES preconditioned with it.
+separable part of the operator, Σ_j A_j along axis j, is inverted by `KroneckerSum`; the rest,
+if any, by GMRES preconditioned with it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class GridOperator:
     def solve(
         self, source: Tensor, faces: Sequence[Tensor | None], *, target: float = _TARGET
     ) -> Tensor:
-        """u on the grid with L u = source at kept nodes and the data of the faces.
+        """U on the grid with L u = source at kept nodes and the data of the faces.
 
         Args:
             source: on the grid.

@@ -25,6 +25,7 @@ from probnet.gp_pde.prior import AxisPrior
 if TYPE_CHECKING:
     from probnet.gp_pde.solver import Fit
 
+_SETTINGS = {"num_chains": 2, "num_warmup": 200, "num_samples": 200}
 _NAMES = ("log_weight", "log_lengthscale", "frequency")
 
 
@@ -75,7 +76,12 @@ def sample_hyperparameters(
         result = newton(problem, engine, start, fit.settings.max_newton)
         slope, right = result.slope, result.right
     evidence = LineEvidence(problem.rows(slope, right), fit.nugget)
-    draws = _sample(evidence, best, problem.lengths[0], seed, progress, options)
+    draws = _sample(
+        evidence,
+        best,
+        problem.lengths[0],
+        {**_SETTINGS, **options, "seed": seed, "progress": progress},
+    )
     count = draws.num_chains * draws.num_samples
     flat = {n: torch.from_numpy(draws.draws[n].reshape(count, -1).copy()) for n in _NAMES}
     solutions: list[Solution] = []
@@ -98,9 +104,7 @@ def _sample(
     evidence: LineEvidence,
     best: AxisPrior,
     length: float,
-    seed: int,
-    progress: bool,
-    options: dict[str, Any],
+    settings: dict[str, Any],
 ) -> inference.Draws:
     q = len(best.weight)
 
@@ -114,7 +118,6 @@ def _sample(
         flat = torch.cat([log_weight, log_lengthscale, frequency])
         pyro.factor("evidence", -_NegativeEvidence.apply(flat, evidence, best))
 
-    settings: dict[str, Any] = {"num_chains": 2, "num_warmup": 200, "num_samples": 200}
     init = {
         "log_weight": best.weight.log(),
         "log_lengthscale": best.lengthscale.log(),
@@ -123,11 +126,9 @@ def _sample(
     return inference.sample(
         model,
         method="nuts",
-        seed=seed,
-        progress=progress,
         init=init,
         chain_method="sequential",
-        **{**settings, **options},
+        **settings,
     )
 
 

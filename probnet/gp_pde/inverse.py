@@ -25,6 +25,7 @@ from probnet.gp_pde.newton import NewtonResult, newton, solve_linear
 from probnet.gp_pde.posterior import SpectralGPPosterior
 from probnet.gp_pde.prior import AxisPrior
 from probnet.gp_pde.system import grid_system, interpolate
+from probnet.likelihoods import Gaussian
 from probnet.linalg import mode_product
 from probnet.pde import PDE, Condition, Observations, Unknown
 from probnet.pde.functions import mesh, values_at
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MAX_SOLUTIONS = 16
 """Posterior draws of the unknowns whose solutions make the predictive mixture."""
 
+_SETTINGS = {"num_chains": 2, "num_warmup": 300, "num_samples": 500}
 _LARGE_ERROR = 0.2  # share of the noise, beyond which the solver's own error matters
 
 
@@ -72,7 +74,9 @@ class ForwardModel:
         return newton(problem, engine, result.solution.u, self.fit.settings.max_newton)
 
     def __call__(self, unknown: Mapping[str, Tensor]) -> Tensor:
-        """u at the points; differentiable in the unknowns."""
+        """U at the points; differentiable in the unknowns."""
+        if not all(bool(torch.isfinite(value)) for value in unknown.values()):
+            return sum(unknown.values(), torch.zeros(len(self.x)).double()) * torch.nan
         solution = self.solve(unknown).solution
         operator, none = solution.system.operator, [None] * self.pde.dim
         fields = [solution.u]
@@ -91,7 +95,9 @@ class ForwardModel:
                 for axis, order in enumerate(alpha):
                     if order:
                         term = mode_product(self._axes[axis].derivatives[order], term, axis)
-                total = total + values_at(f"terms[{alpha}].times", entry.times, self._points) * term
+                total = (
+                    total + values_at(f"terms[{alpha}].times", entry.times, self._points) * term
+                )
         source = self.pde.source
         if isinstance(source, Unknown) and source.name == name:
             total = total - values_at("source.times", source.times, self._points)
@@ -137,66 +143,62 @@ def fit_unknowns(
         )
     fit: Fit = make_fit(problem)
     prior, nll = fit.choose_prior(*fit.linear_part())
-    x, y = torch.as_tensor(observations.x), torch.as_tensor(observations.y)
+    x = torch.as_tensor(observations.x)
     forward = ForwardModel(fit, prior, x)
-    draws = _sample(forward, pde, observations, y, start, seed, progress, options)
-    solutions, results = _thinned_solutions(forward, draws, pde, fit)
+    draws = _sample(
+        forward,
+        observations,
+        start,
+        {**_SETTINGS, **options, "seed": seed, "progress": progress},
+    )
+    values = _thinned(draws, pde)
+    results = [forward.solve(value) for value in values]
+    solutions = [fit.as_solution(result) for result in results]
     noise_sd = observations.noise_sd
     noise = float(draws.draws["noise_sd"].mean()) if "noise_sd" in draws.draws else noise_sd
-    diagnostics = fit.findings(results[-1], nll)
+    diagnostics = fit.findings(results[-1], nll, values[-1])
     error = max(float(s.variance(x[:1000]).sqrt().max()) for s in solutions[-1:])
     diagnostics["solver_sd_over_noise"] = error / float(noise)
     if error > _LARGE_ERROR * float(noise):
         diagnostics["warnings"].append(
-            f"the solver's own error at the observations, {error:.1e}, is not small beside their "
-            f"noise, {float(noise):.1e}: intervals of the unknowns are too narrow. Refine `grid`."
+            f"the solver's own error at the observations, {error:.1e}, is not small beside "
+            f"their noise, {float(noise):.1e}: intervals of the unknowns are too narrow. "
+            "Refine `grid`."
         )
     return replace(fit.assemble(solutions, diagnostics, draws), noise_sd=float(noise))
 
 
 def _sample(
     forward: ForwardModel,
-    pde: PDE,
     observations: Observations,
-    y: Tensor,
     start: Mapping[str, Tensor],
-    seed: int,
-    progress: bool,
-    options: dict[str, Any],
+    settings: dict[str, Any],
 ) -> inference.Draws:
-    likelihood = observations.likelihood
+    unknowns, y = forward.pde.unknowns, torch.as_tensor(observations.y)
+    likelihood = Gaussian(noise_sd=observations.noise_sd)
 
     def model() -> None:
-        unknown = {name: pyro.sample(name, u.prior) for name, u in pde.unknowns.items()}
+        unknown = {name: pyro.sample(name, u.prior) for name, u in unknowns.items()}
         parameters = likelihood.sample_parameters()
         values = forward(unknown)
         with pyro.plate("observation", len(y)):
             likelihood.observe("y", values, y, **parameters)
 
-    settings: dict[str, Any] = {"num_chains": 2, "num_warmup": 300, "num_samples": 500}
     init = {**start, **{n: _centre(p) for n, p in likelihood.priors.items()}}
     return inference.sample(
         model,
         method="nuts",
-        seed=seed,
-        progress=progress,
         init=init,
         chain_method="sequential",
-        **{**settings, **options},
+        **settings,
     )
 
 
-def _thinned_solutions(
-    forward: ForwardModel, draws: inference.Draws, pde: PDE, fit: Fit
-) -> tuple[list[Any], list[NewtonResult]]:
+def _thinned(draws: inference.Draws, pde: PDE) -> list[dict[str, Tensor]]:
     flat = {name: draws.draws[name].reshape(-1) for name in pde.unknowns}
     count = len(next(iter(flat.values())))
     chosen = np.linspace(0, count - 1, min(MAX_SOLUTIONS, count)).round().astype(int)
-    results = [
-        forward.solve({name: torch.tensor(float(v[i])).double() for name, v in flat.items()})
-        for i in chosen
-    ]
-    return [fit.as_solution(result) for result in results], results
+    return [{n: torch.tensor(float(v[i])).double() for n, v in flat.items()} for i in chosen]
 
 
 def _centre(prior: Distribution) -> Tensor:

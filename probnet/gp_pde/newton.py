@@ -1,7 +1,8 @@
 """Newton-Kantorovich for L u + N(u) = f: linear Gaussian-process problems in sequence.
 
 At u_k the linear problem is L v + N'(u_k) v = f - N(u_k) + N'(u_k) u_k. Its fixed point is the
-Gauss-Newton solution of the Gaussian-process MAP problem (Chen, Hosseini, Owhadi & Stuart, 2021).
+Gauss-Newton solution of the Gaussian-process MAP problem (Chen, Hosseini, Owhadi & Stuart,
+2021).
 """
 
 from __future__ import annotations
@@ -103,4 +104,3 @@ def newton(
         u, operator, residual = trial, trial_operator, reached
         converged = residual < _RESIDUAL or move < _STEP or stalled
     return NewtonResult(solution, slope, right, steps, residual, converged)
-

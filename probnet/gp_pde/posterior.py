@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-    LowRankMultivariateNormal,
-    MultivariateNormal,
-    Normal,
-)
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from inference import Draws
-from inference._checks import check_finite
+from inference._checks import check_finite, check_integer
+from inference.rng import Stream, generator
 from probnet._archive import PosteriorState
 from probnet._checks import Values, check_matrix
 from probnet.gp_pde import storage
@@ -33,7 +29,7 @@ from probnet.predictive import DrawsMixture
 if TYPE_CHECKING:
     import xarray
 
-_JITTER = 1e-9  # of a joint covariance, relative to its largest variance
+_JITTER = 1e-10  # of a joint covariance, relative to its largest variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +72,26 @@ class Solution:
         mean = self.core.mean(x)
         if not joint:
             return Normal(mean, (self.variance(x) + noise_var).sqrt(), validate_args=False)
-        if isinstance(self.core, Conditioned):
-            covariance = self.scale**2 * self.core.covariance(x)
-            largest = float(covariance.diagonal().max())
-            covariance.diagonal().add_(max(_JITTER * largest, 1e-300) + noise_var)
-            return MultivariateNormal(mean, covariance, validate_args=False)
-        factor = self._errors.at(x).mT / math.sqrt(self._errors.exact.shape[0])
-        rest = torch.full_like(mean, self._floor + noise_var)
-        return LowRankMultivariateNormal(mean, factor, rest, validate_args=False)
+        factor = self._factor(x)
+        covariance = factor @ factor.mT
+        smallest = _JITTER * float(covariance.diagonal().max())
+        covariance.diagonal().add_(max(smallest, self._floor) + noise_var)
+        return MultivariateNormal(mean, covariance, validate_args=False)
+
+    def functions(self, n: int, x: Tensor, stream: torch.Generator) -> Tensor:
+        """Draws of u, coherent between points: `(n, points)`."""
+        factor = self._factor(x)
+        normals = torch.randn((n, factor.shape[1]), generator=stream, dtype=torch.float64)
+        return self.core.mean(x) + normals @ factor.mT
+
+    def _factor(self, x: Tensor) -> Tensor:
+        """A matrix whose product with its transpose is the covariance at points."""
+        if isinstance(self.core, GridSolution):
+            errors = self._errors.at(x)
+            return errors.mT / math.sqrt(len(errors))
+        # A difference of prior covariances is positive definite up to rounding only.
+        values, vectors = torch.linalg.eigh(self.core.covariance(x))
+        return self.scale * vectors * values.clamp_min(0).sqrt()
 
     @cached_property
     def _errors(self) -> PathwiseErrors:
@@ -124,7 +132,9 @@ class SpectralGPPosterior(Posterior, family="gp_pde"):
     source: Tensor
     draws: Draws | None = None
 
-    def predict(self, x: Values, *, observation: bool = True, joint: bool = False) -> Distribution:
+    def predict(
+        self, x: Values, *, observation: bool = True, joint: bool = False
+    ) -> Distribution:
         """The law of u at points of the domain.
 
         Args:
@@ -144,8 +154,10 @@ class SpectralGPPosterior(Posterior, family="gp_pde"):
         if len(laws) == 1:
             return laws[0]
         if joint:
-            covariances = torch.stack([_covariance(law) for law in laws])
-            means = torch.stack([law.mean for law in laws])
+            covariances, means = (
+                torch.stack([getattr(law, name) for law in laws])
+                for name in ("covariance_matrix", "mean")
+            )
             return DrawsMixture(MultivariateNormal(means, covariances, validate_args=False))
         means, sds = (
             torch.stack([getattr(law, name) for law in laws]) for name in ("mean", "stddev")
@@ -159,7 +171,7 @@ class SpectralGPPosterior(Posterior, family="gp_pde"):
     def sample(
         self, n: int, x: Values, *, seed: int = 0, observation: bool = False, joint: bool = True
     ) -> Tensor:
-        """Draws of u at points: by default of functions, coherent between points, without noise.
+        """Draws of u at points: by default of functions, coherent and without noise.
 
         Args:
             n: how many.
@@ -171,7 +183,17 @@ class SpectralGPPosterior(Posterior, family="gp_pde"):
         Returns:
             Shape `(n, m)`.
         """
-        return super().sample(n, x, seed=seed, observation=observation, joint=joint)
+        if observation or not joint:
+            return super().sample(n, x, seed=seed, observation=observation, joint=joint)
+        points, count = self._points(x), len(self.solutions)
+        stream = generator(check_integer("seed", seed, 0), Stream.PREDICTIVE)
+        picked = torch.randint(count, (check_integer("n", n, 1),), generator=stream)
+        found = torch.empty(n, len(points), dtype=torch.float64)
+        for number, solution in enumerate(self.solutions):
+            mine = picked == number
+            if bool(mine.any()):
+                found[mine] = solution.functions(int(mine.sum()), points, stream)
+        return found
 
     def derivative(self, x: Values, order: Sequence[int] | int) -> Tensor:
         """Posterior mean of ∂^order u at points.
@@ -276,7 +298,8 @@ class SpectralGPPosterior(Posterior, family="gp_pde"):
         dim = len(self.nodes)
         if points.shape[1] != dim:
             raise ValueError(
-                f"`x` must have shape (n, {dim}), one column per axis; got {tuple(points.shape)}."
+                f"`x` must have shape (n, {dim}), one column per axis; got "
+                f"{tuple(points.shape)}."
             )
         for axis, (nodes, name) in enumerate(zip(self.nodes, self.axis_names, strict=True)):
             low, high = float(nodes[0]), float(nodes[-1])
@@ -286,14 +309,8 @@ class SpectralGPPosterior(Posterior, family="gp_pde"):
             column = points[:, axis]
             if float(column.min()) < low - slack or float(column.max()) > high + slack:
                 raise ValueError(
-                    f"`x` must lie in the domain, [{low:g}, {high:g}] along {name!r}; its values "
-                    f"run from {float(column.min()):g} to {float(column.max()):g}. The equation "
-                    f"says nothing about u outside."
+                    f"`x` must lie in the domain, [{low:g}, {high:g}] along {name!r}; its "
+                    f"values run from {float(column.min()):g} to {float(column.max()):g}. The "
+                    f"equation says nothing about u outside."
                 )
         return points
-
-
-def _covariance(law: Distribution) -> Tensor:
-    if isinstance(law, (MultivariateNormal, LowRankMultivariateNormal)):
-        return law.covariance_matrix
-    raise TypeError(f"no covariance in {type(law).__name__}")

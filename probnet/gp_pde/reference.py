@@ -127,9 +127,7 @@ class Objective:
                     if order % 2:
                         matrix = matrix * self._signs[axis]
                     flat = term.movedim(axis, 0)
-                    solved = torch.cholesky_solve(
-                        flat.reshape(len(matrix), -1), factors[axis]
-                    )
+                    solved = torch.cholesky_solve(flat.reshape(len(matrix), -1), factors[axis])
                     term = mode_product(
                         matrix, solved.reshape(flat.shape).movedim(0, axis), axis
                     )

@@ -72,9 +72,7 @@ def covariance(left: Rows, right: Rows, prior: Sequence[AxisPrior]) -> Tensor:
 
     Cov(∂^α u(x), ∂^β u(x')) = Π_j (-1)^β_j k_j^(α_j + β_j)(x_j - x_j').
     """
-    axes = [
-        _lag_tables(left, right, axis, axis_prior) for axis, axis_prior in enumerate(prior)
-    ]
+    axes = [_lag_tables(left, right, axis, axis_prior) for axis, axis_prior in enumerate(prior)]
     total = torch.zeros(len(left), len(right), dtype=left.x.dtype)
     for alpha, a in left.coefficients.items():
         for beta, b in right.coefficients.items():
@@ -113,9 +111,7 @@ def unique_lags(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return exact, index
 
 
-def _lag_tables(
-    left: Rows, right: Rows, axis: int, prior: AxisPrior
-) -> tuple[Tensor, Tensor]:
+def _lag_tables(left: Rows, right: Rows, axis: int, prior: AxisPrior) -> tuple[Tensor, Tensor]:
     orders = [max(order[axis] for order in rows.coefficients) for rows in (left, right)]
     lags, index = unique_lags(left.x[:, axis], right.x[:, axis])
     return prior.derivatives(lags, sum(orders)), index

@@ -1,8 +1,8 @@
 """Frequencies of the solution, read off the source and the boundary data.
 
-Matching pursuit along one axis: the largest peak of the averaged, windowed periodogram is added,
-all frequencies are refined together by variable projection (amplitudes, a constant and a slope
-eliminated by least squares), and the fit is subtracted.
+Matching pursuit along one axis: the largest peak of the averaged, windowed periodogram is
+added, all frequencies are refined together by variable projection (amplitudes, a constant and a
+slope eliminated by least squares), and the fit is subtracted.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def axis_peaks(
     Peaks below one period per domain belong to the smooth component and are not listed.
 
     Args:
-        lines: values on uniform nodes, shape `(n, ...)`; the spectrum is averaged over the rest.
-        spacing: distance of the nodes.
+        lines: values on uniform nodes, shape `(n, ...)`; the spectrum is averaged over the
+        rest. spacing: distance of the nodes.
         max_count: at most so many.
         noise_sd: of the values; peaks that it explains are left out.
     """

@@ -39,7 +39,9 @@ def pack(core: Conditioned | GridSolution) -> tuple[dict[str, Any], dict[str, Te
     return fields, tensors
 
 
-def unpack(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Conditioned | GridSolution:
+def unpack(
+    fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Conditioned | GridSolution:
     """The solution that `pack` took apart."""
     prior: list[AxisPrior] = []
     for entry in fields["prior"]:

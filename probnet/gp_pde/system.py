@@ -63,7 +63,7 @@ class GridSystem:
         return GridOperator(self.axes, self.coefficients)
 
     def solve(self) -> Tensor:
-        """u on the grid."""
+        """U on the grid."""
         return self.operator.solve(self.right, self.faces)
 
     def subset(self, keep: Sequence[Tensor]) -> GridSystem:

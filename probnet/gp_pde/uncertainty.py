@@ -1,8 +1,8 @@
 """Error bars whose scale is measured: innovation scaling.
 
-Adding data to a Gaussian model gives Var(m_full - m_part) = v_part - v_full. The ratio κ² of the
-observed to the predicted change, when part of the data is left out, says by how much the prior
-over- or understates the errors; reported standard deviations are κ √v.
+Adding data to a Gaussian model gives Var(m_full - m_part) = v_part - v_full. The ratio κ² of
+the observed to the predicted change, when part of the data is left out, says by how much the
+prior over- or understates the errors; reported standard deviations are κ √v.
 """
 
 from __future__ import annotations
@@ -79,16 +79,18 @@ class PathwiseErrors:
     def _innovation_scale(self) -> float:
         """κ over two thinned grids.
 
-        The geometric mean of a light thinning, which says more about the whole grid, and a heavy
-        one, whose change is less touched by rounding. Ratios are taken point by point: where
-        errors are small counts as much as where they are large.
+        The geometric mean of a light thinning, which says more about the whole grid, and a
+        heavy one, whose change is less touched by rounding. Ratios are taken point by point:
+        where errors are small counts as much as where they are large.
         """
         system, full = self.solution.system, self.exact - self.errors
         ratios: list[Tensor] = []
         for thinned in (_without_every_fifth, _without_every_second):
             coarse = system.subset([thinned(len(nodes)) for nodes in system.nodes])
             exact = self.draws.on_grid(coarse.nodes)
-            solved = torch.cat([exact - _errors(coarse, self.draws, exact), coarse.solve()[None]])
+            solved = torch.cat(
+                [exact - _errors(coarse, self.draws, exact), coarse.solve()[None]]
+            )
             there = _on_nodes(coarse.axes, solved, system.nodes)
             predicted = (there[:-1] - full).square().mean(0)
             observed = (there[-1] - self.solution.u).square()

@@ -60,10 +60,11 @@ def spectral_derivatives(
     rate = (math.sqrt(2 * smoothness) if math.isfinite(smoothness) else 0.5**0.5) / lengthscale
     r = lag.unsqueeze(-1)
     if period is not None:
+        r = r - period * torch.round(r / period)
         reach = _TAIL if math.isfinite(smoothness) else math.sqrt(_TAIL)
-        images = int(reach / (float(rate.min()) * period)) + 1
+        images = int(reach / (float(rate.detach().min()) * period)) + 1
         shifts = period * torch.arange(-images, images + 1, dtype=lag.dtype, device=lag.device)
-        r = (lag.unsqueeze(-1) + shifts).unsqueeze(-1)  # (*lag, image, 1)
+        r = (r + shifts).unsqueeze(-1)  # (*lag, image, 1)
     x = rate * r
     size = x.abs()
     decay = torch.exp(-size if math.isfinite(smoothness) else -(size**2))
@@ -105,14 +106,18 @@ def _envelope_polynomials(smoothness: float, max_order: int) -> tuple[tuple[floa
         p = int(smoothness - 0.5)
         leading = math.factorial(p) / math.factorial(2 * p)
         polynomial = [
-            leading * math.factorial(2 * p - i) / math.factorial(p - i) * 2**i / math.factorial(i)
+            leading
+            * math.factorial(2 * p - i)
+            / math.factorial(p - i)
+            * 2**i
+            / math.factorial(i)
             for i in range(p + 1)
         ]
     else:
         polynomial = [1.0]
     found = [tuple(polynomial)]
     for _ in range(max_order):
-        slope = [i * c for i, c in enumerate(polynomial)][1:] + [0.0, 0.0]
+        slope = [*[i * c for i, c in enumerate(polynomial)][1:], 0.0, 0.0]
         if math.isfinite(smoothness):
             polynomial = [d - c for d, c in zip(slope, polynomial, strict=False)]
         else:
@@ -129,7 +134,9 @@ class _SpectralMixture(Kernel):
     smoothness: float
     is_stationary: ClassVar[bool] = True
 
-    def __init__(self, num_mixtures: int, *, period: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, num_mixtures: int, *, period: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.num_mixtures = check_integer("num_mixtures", num_mixtures, 1)
         self.period = period
@@ -165,9 +172,7 @@ class _SpectralMixture(Kernel):
         }
         self.initialize(**invert, frequency=frequency)
 
-    def forward(
-        self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any
-    ) -> Tensor:
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Gram matrix of inputs `(*batch, n, 1)` and `(*batch, m, 1)`, or its diagonal."""
         return self.derivatives(x1, x2, diag=diag)[0]
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from inference._checks import check_finite, check_nonnegative
+from inference._checks import check_finite, check_nonnegative, check_positive
 from probnet._checks import Values, as_tensor, check_matrix, check_shape
-from probnet.likelihoods import Gaussian, Parameter
 from probnet.pde.functions import Function, mesh, values_at
 
 
@@ -75,17 +75,15 @@ class Periodic(Condition):
 
 @dataclass(frozen=True, eq=False)
 class Initial(Condition):
-    """u = u₀, and ∂u/∂t = v₀ where given, at the start of a time axis.
+    """u = u₀ at the start of a time axis, along which the equation is of first order.
 
     Args:
         value: u₀, as for `Dirichlet`.
-        velocity: v₀, for equations of second order in time.
         axis: name of the time axis; the last one by default.
-        noise_sd: standard deviation of the noise of u₀ and v₀.
+        noise_sd: standard deviation of the noise of u₀.
     """
 
     value: Function
-    velocity: Function | None = None
     axis: str | None = None
     noise_sd: float = 0.0
 
@@ -107,8 +105,7 @@ class Observations:
 
     x: Values
     y: Values
-    noise_sd: Parameter
-    likelihood: Gaussian = field(init=False)
+    noise_sd: float | Distribution
 
     def __post_init__(self) -> None:
         """Check the data."""
@@ -117,7 +114,8 @@ class Observations:
         check_shape("y", y.shape, x.shape[:1], "one value per row of `x`")
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
-        object.__setattr__(self, "likelihood", Gaussian(noise_sd=self.noise_sd))
+        if not isinstance(self.noise_sd, Distribution):
+            check_positive("noise_sd", self.noise_sd)
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def resolve(
             names = axis_names if entry.axes == "all" else _names(entry.axes)
             periodic |= {_axis_number("axes", name, axis_names) for name in names}
         elif isinstance(entry, Initial):
-            faces += _initial(entry, axis_names)
+            faces.append(_initial(entry, axis_names))
     for entry in given:
         if isinstance(entry, Dirichlet):
             faces += _on_faces(entry, axis_names, periodic, faces)
@@ -209,15 +207,10 @@ def _on_faces(
     ]
 
 
-def _initial(entry: Initial, axis_names: Sequence[str]) -> list[FaceData]:
+def _initial(entry: Initial, axis_names: Sequence[str]) -> FaceData:
     axis = _axis_number("axis", entry.axis or axis_names[-1], axis_names)
-    parts = [(0, entry.value)] + ([(1, entry.velocity)] if entry.velocity is not None else [])
-    return [
-        FaceData(
-            axis, False, order, value, 1.0, entry.noise_sd, f"Initial at {axis_names[axis]}_min"
-        )
-        for order, value in parts
-    ]
+    label = f"Initial at {axis_names[axis]}_min"
+    return FaceData(axis, False, 0, entry.value, 1.0, entry.noise_sd, label)
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

@@ -66,7 +66,5 @@ def _derivative(u: Tensor, leaves: list[Tensor], index: MultiIndex) -> Tensor:
         for _ in range(order):
             if not u.requires_grad:
                 return torch.zeros_like(leaf)
-            (u,) = torch.autograd.grad(
-                u.sum(), leaf, create_graph=True, materialize_grads=True
-            )
+            (u,) = torch.autograd.grad(u.sum(), leaf, create_graph=True, materialize_grads=True)
     return u

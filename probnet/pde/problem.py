@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import pyro.distributions
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -24,7 +25,7 @@ class Unknown:
 
     Args:
         name: of the Pyro parameter; the same name in two places is one parameter.
-        prior: its distribution.
+        prior: its distribution, torch's or Pyro's; taken to Pyro's in float64.
         times: the fixed number, array or function that the parameter multiplies.
     """
 
@@ -44,6 +45,13 @@ class Unknown:
                 f"shape {tuple(self.prior.batch_shape)} and event shape "
                 f"{tuple(self.prior.event_shape)}."
             )
+        kind = getattr(pyro.distributions, type(self.prior).__name__, None)
+        if kind is None:
+            raise TypeError(
+                f"`prior` of Unknown {self.name!r} must be a distribution that Pyro has too; "
+                f"got {type(self.prior).__name__}."
+            )
+        object.__setattr__(self, "prior", kind(**_parameters(self.prior)))
 
 
 Coefficient: TypeAlias = Function | Unknown
@@ -182,10 +190,9 @@ class PDE:
         for entry in (*self.terms.values(), self.source):
             if isinstance(entry, Unknown):
                 known = found.setdefault(entry.name, entry)
-                if known.prior is not entry.prior:
-                    raise ValueError(
-                        f"Unknown {entry.name!r} is given two priors; share one object."
-                    )
+                same = type(known.prior) is type(entry.prior)
+                if not same or _parameters(known.prior) != _parameters(entry.prior):
+                    raise ValueError(f"Unknown {entry.name!r} is given two different priors.")
         return found
 
     def axis_order(self, axis: int) -> int:
@@ -211,7 +218,7 @@ class PDE:
     def source_values(
         self, points: Sequence[Tensor], unknown: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """f at points, of the points' shape."""
+        """F at points, of the points' shape."""
         return _evaluate("source", self.source, points, unknown)
 
 
@@ -237,6 +244,14 @@ def nonlinear_part(pde: PDE, u: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(value).all() and torch.isfinite(slope).all()):
         raise ValueError("`nonlinearity` or its derivative is not finite at an iterate.")
     return value.detach(), slope
+
+
+def _parameters(prior: Distribution) -> dict[str, Tensor]:
+    """The numbers that a prior was made from, in float64."""
+    return {
+        name: torch.as_tensor(getattr(prior, name), dtype=torch.float64)
+        for name in prior.arg_constraints
+    }
 
 
 def _evaluate(
@@ -277,7 +292,8 @@ def _check_domain(domain: Any) -> tuple[tuple[float, float], ...]:
     for axis in box:
         if len(axis) != 2 or not all(map(math.isfinite, axis)) or axis[0] >= axis[1]:
             raise ValueError(
-                f"`domain` must hold pairs (low, high) of finite numbers, low < high; got {axis}."
+                f"`domain` must hold pairs (low, high) of finite numbers, low < high; got "
+                f"{axis}."
             )
     return box  # pyright: ignore[reportReturnType] - two ends each, just checked
 
