@@ -5,7 +5,7 @@ both return a frozen `Draws`. The package knows densities, gradients and draws; 
 heard of a model or a network.
 """
 
-from inference import diagnostics, schedules
+from inference import calibration, diagnostics, schedules
 from inference._version import __version__
 from inference.draws import Draws, load
 from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
@@ -22,6 +22,7 @@ __all__ = [
     "InitError",
     "LogDensity",
     "__version__",
+    "calibration",
     "diagnostics",
     "fit",
     "load",

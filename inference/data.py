@@ -85,6 +85,11 @@ class Data:
         return count
 
     @property
+    def labels(self) -> list[str]:
+        """Names of the arrays for messages, in order: `data['y']`."""
+        return [_label(key, self._items) for key in self.tensors]
+
+    @property
     def leaves(self) -> Leaves:
         """The arrays in order."""
         return tuple(self.tensors.values())

@@ -45,7 +45,8 @@ class Draws:
         coords: dimension to coordinates.
         warmup: draws of the warm-up, empty unless they were asked for.
         optimization: traces over optimisation steps, such as the ELBO; variational fits only.
-        state: last state of every chain (stochastic-gradient methods), flat and unconstrained.
+        state: last state of every chain, flat and unconstrained, and for HMC what it learnt;
+            empty for NUTS.
         groups: further groups of arrays that a loaded file held, by group and variable.
     """
 

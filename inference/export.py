@@ -22,6 +22,10 @@ _LEADING: dict[str, tuple[str, ...]] = {
     "observed_data": (),
     "constant_data": (),
     "predictions_constant_data": (),
+    "ranks": ("replication",),
+    "p_values": ("test",),
+    "coverage": ("level",),
+    "moments": ("moment",),
 }
 _JSON_PREFIX = "json:"
 

@@ -1,275 +1,283 @@
-"""HMC and NUTS: Pyro's kernels on our potential, with the statistics ArviZ expects.
+"""Hamiltonian Monte Carlo, all chains in lock-step as one batched computation.
 
-Options of both: `step_size` (where its adaptation starts, 1), `target_accept_prob` (0.8; take
-0.9 to 0.95 for hierarchical models), `full_mass` (False; True for strong correlations),
-`adapt_step_size`, `adapt_mass_matrix` (True). NUTS also takes `max_tree_depth` (10); HMC
-`num_steps` or `trajectory_length` (2π).
+Every iteration integrates one trajectory per chain with the leapfrog scheme, the number of
+steps L being the same for all chains and drawn anew each time, uniformly between 1 and
+2 L̄ - 1, and accepts or rejects its end chain by chain. Step size, mass matrix and mean length
+are learnt in warm-up from all chains together and then stay as they are.
+
+Source: Neal (2011), "MCMC using Hamiltonian dynamics"; adaptation as in `inference.adaptation`.
 """
-# pyright: reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportIncompatibleMethodOverride=false
-# Pyro's kernels start their caches as None and are otherwise untyped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import HMC, NUTS
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from inference._checks import (
-    check_fraction,
-    check_integer,
-    check_options,
-    check_positive,
+from inference.adaptation import Adaptation
+from inference.errors import warn
+from inference.gradients import LogDensityAndGradient, map_chains
+from inference.hamiltonian import Point, Transition, tempered, transition
+from inference.plan import Plan, Run, Store
+from inference.rng import Stream, generator, stream_seed
+from inference.targets import Target
+
+_BLOCK_VALUES = 1 << 12
+_CHUNK_VALUES = 1 << 22
+_POOLED = (
+    "step size, mass matrix and trajectory length were learnt from all chains together: a "
+    "chain depends on how many there are"
 )
-from inference.gradients import LogDensityAndGradient
-from inference.plan import Run
-from inference.rng import Stream, scoped_seed, stream_seed
-from inference.schedules import Constant
-
-if TYPE_CHECKING:
-    from inference.plan import Plan
-    from inference.targets import Target
-
-METHODS = ("hmc", "nuts")
-
-_COMMON = (
-    "step_size",
-    "target_accept_prob",
-    "full_mass",
-    "adapt_step_size",
-    "adapt_mass_matrix",
-)
-_OPTIONS = {
-    "hmc": (*_COMMON, "num_steps", "trajectory_length"),
-    "nuts": (*_COMMON, "max_tree_depth"),
-}
-_SITE = "position"
 
 
-def check_arguments(
-    method: str,
-    plan: Plan,
-    batch_size: int | None,
-    dtype: torch.dtype | None,
-    options: Mapping[str, Any],
-) -> None:
-    """Refuse what full-data float64 sampling cannot honour.
+@dataclass(frozen=True)
+class HMC:
+    """Options of `method="hmc"`.
 
-    Raises:
-        TypeError: on an option the method does not take.
-        ValueError: on minibatches, another dtype, a schedule, or temperature 0.
+    Attributes:
+        step_size: ε of the leapfrog integrator; where its adaptation starts.
+        target_accept_prob: mean acceptance probability that the step size is adapted to, in
+            (0, 1); take 0.9 to 0.95 for hierarchical models.
+        full_mass: learn a dense mass matrix, for strong correlations in up to some hundred
+            dimensions, instead of a diagonal one.
+        adapt_step_size: learn the step size.
+        adapt_mass_matrix: learn the mass matrix; the identity otherwise.
+        num_steps: L̄, the mean number of leapfrog steps, when it is to be fixed.
+        trajectory_length: ε L̄, the mean length of a trajectory, when it is to be fixed; in
+            units of time, a quarter of a period of the normalised posterior being π/2.
+        adapt_trajectory_length: learn the length; by default unless one is given.
     """
-    check_options(f"method {method!r}", options, _OPTIONS[method], also=vars(plan))
-    refused = {
-        "batch_size": batch_size is not None,
-        "schedule": not isinstance(plan.schedule, Constant),
-        "share_batches": plan.share_batches,
-        "keep_warmup": plan.keep_warmup,
-        "chunk_size": plan.chunk_size is not None,
-    }
-    for name, given in refused.items():
-        if given:
-            raise ValueError(f"`{name}` does not apply to method {method!r}; leave it out.")
-    if dtype not in (None, torch.float64):
-        raise ValueError(f"`dtype` must be torch.float64 for method {method!r}; got {dtype}.")
-    check_positive("temperature", plan.temperature)
-    for name in ("step_size", "trajectory_length"):
-        if name in options:
-            check_positive(name, options[name])
-    for name in ("num_steps", "max_tree_depth"):
-        if name in options:
-            check_integer(name, options[name], 1)
-    if "target_accept_prob" in options:
-        check_fraction("target_accept_prob", options["target_accept_prob"], closed=False)
+
+    step_size: float = 1.0
+    target_accept_prob: float = 0.8
+    full_mass: bool = False
+    adapt_step_size: bool = True
+    adapt_mass_matrix: bool = True
+    num_steps: int | None = None
+    trajectory_length: float | None = None
+    adapt_trajectory_length: bool | None = None
 
 
 def run(
-    method: str,
     target: Target,
     plan: Plan,
     evaluate: LogDensityAndGradient,
     positions: Tensor,
     *,
-    options: Mapping[str, Any],
+    options: HMC,
 ) -> Run:
-    """Sample chain after chain.
+    """Sample with all chains at once.
 
-    Ctrl-C keeps the chains that are complete.
+    Ctrl-C keeps the draws that are complete, which every chain has the same number of.
 
     Args:
-        method: `"hmc"` or `"nuts"`.
         target: bound in float64.
         plan: lengths, thinning, seed and temperature.
-        evaluate: log density and gradient.
+        evaluate: log density and gradient of all chains.
         positions: starting points, shape (chains, dim).
-        options: see `check_arguments`.
+        options: checked.
+
+    Raises:
+        KeyboardInterrupt: if interrupted before the first draw.
     """
-    kinds: dict[str, type[_NUTS | _HMC]] = {"nuts": _NUTS, "hmc": _HMC}
-    potential = _potential(evaluate, plan.temperature)
-    chains: list[dict[str, list[Any]]] = []
-    interrupted = False
-    steps = plan.num_warmup + plan.thin * plan.num_samples
-    total = plan.num_chains * steps
+    chains = _Chains(plan, evaluate, positions)
+    recorder = _Recorder(target, plan)
+    adaptation = Adaptation(options, plan.num_warmup, like=positions)
+    total, interrupted = plan.num_warmup + plan.thin * plan.num_samples, False
     with tqdm(total=total, disable=None if plan.progress else True) as bar:
-        for chain in range(plan.num_chains):
-            bar.set_description(f"{method} chain {chain + 1}/{plan.num_chains}")
-            try:
-                with scoped_seed(stream_seed(plan.seed, Stream.PYRO, chain)):
-                    kernel = kinds[method](potential, dict(options))
-                    chains.append(_run_chain(kernel, target, plan, positions[chain], bar))
-            except KeyboardInterrupt:
-                interrupted = True
-                if not chains:
-                    raise
-                break
-    stats = {
-        name: np.array([[draw[name] for draw in chain["stats"]] for chain in chains])
-        for name in chains[0]["stats"][0]
-    }
-    draws = {
-        name: np.stack([_stack(chain["draws"], name) for chain in chains])
-        for name in chains[0]["draws"][0]
-    }
-    return Run(draws, stats, warmup={}, state={}, interrupted=interrupted, died_at={})
+        try:
+            if plan.num_warmup:
+                bar.set_description("warmup")
+                adaptation.begin(chains.acceptance)
+            for step in range(total):
+                if step == plan.num_warmup:
+                    bar.set_description("sample")
+                    adaptation.finish()
+                done = chains.advance(adaptation)
+                if step < plan.num_warmup:
+                    adaptation.update(done, chains.acceptance)
+                elif (step - plan.num_warmup) % plan.thin == plan.thin - 1:
+                    recorder.keep(done)
+                bar.update()
+        except KeyboardInterrupt:
+            interrupted = True
+            if not recorder.count:
+                raise
+        recorder.flush()
+    draws, statistics = recorder.finished()
+    _warn_of_divergences(statistics["diverging"])
+    pooled = plan.num_warmup > 0 and plan.num_chains > 1 and adaptation.adapts
+    return Run(
+        draws,
+        statistics,
+        warmup={},
+        state={"position": chains.position, **adaptation.state()},
+        interrupted=interrupted,
+        died_at={},
+        notes=(_POOLED,) if pooled else (),
+    )
 
 
-def _run_chain(
-    kernel: _NUTS | _HMC, target: Target, plan: Plan, position: Tensor, bar: tqdm[Any]
-) -> dict[str, list[Any]]:
-    kernel.initial_params = {_SITE: position.clone()}
-    kernel.setup(plan.num_warmup)
-    state: dict[str, Tensor] = kernel.initial_params
-    draws: list[dict[str, Tensor]] = []
-    stats: list[dict[str, Any]] = []
-    for step in range(plan.num_warmup + plan.thin * plan.num_samples):
-        state = kernel.sample(state)
-        bar.update()
-        since = step - plan.num_warmup
-        if since >= 0 and since % plan.thin == plan.thin - 1:
-            with torch.no_grad():
-                draws.append(target.constrain(state[_SITE].detach()))
-            stats.append(kernel.statistics(plan.temperature))
-    return {"draws": draws, "stats": stats}
+class _Chains:
+    """All chains with their random numbers."""
 
+    def __init__(self, plan: Plan, evaluate: LogDensityAndGradient, positions: Tensor) -> None:
+        self._evaluate = tempered(evaluate, plan.temperature)
+        value, gradient = self._evaluate(positions, None)
+        self._point = Point(positions, torch.zeros_like(positions), value, gradient)
+        self._random = _Random(plan.seed, positions)
 
-class _Energy(torch.autograd.Function):
-    """−log p / T of one position, its gradient from the driver's own evaluation."""
+    @property
+    def position(self) -> Tensor:
+        """Shape (chains, dim)."""
+        return self._point.position
 
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        position, evaluate, temperature = inputs
-        value, gradient = evaluate(position.detach()[None], None)
-        ctx.save_for_backward(-gradient[0] / temperature)
-        return -value[0] / temperature
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return grad_outputs[0] * gradient, None, None
-
-
-def _potential(
-    evaluate: LogDensityAndGradient, temperature: float
-) -> Callable[[dict[str, Tensor]], Tensor]:
-    def potential(state: dict[str, Tensor]) -> Tensor:
-        energy: Any = _Energy.apply(state[_SITE], evaluate, temperature)
-        return energy
-
-    return potential
-
-
-def _stack(draws: list[dict[str, Tensor]], name: str) -> np.ndarray:
-    return torch.stack([draw[name] for draw in draws]).cpu().numpy()
-
-
-class _NUTS(NUTS):
-    """Pyro's NUTS, keeping the energies of the leaves of the last tree."""
-
-    def __init__(self, potential: Callable[..., Tensor], options: dict[str, Any]) -> None:
-        super().__init__(potential_fn=potential, **options)
-        self._leaves: list[tuple[Any, float, float, bool]] = []
-        self._energy_start = 0.0
-
-    def _sample_r(self, name: str) -> Any:
-        r, r_unscaled = super()._sample_r(name)
-        self._energy_start = float(
-            self._kinetic_energy(r_unscaled) + self._potential_energy_last
+    def advance(self, adaptation: Adaptation) -> Transition:
+        """One transition of every chain."""
+        done = self._try(
+            adaptation, adaptation.step_size, adaptation.num_steps(self._random.fraction())
         )
-        self._leaves = []
-        return r, r_unscaled
+        self._point = done.next
+        return done
 
-    def _build_basetree(self, *arguments: Any) -> Any:
-        leaf = super()._build_basetree(*arguments)
-        energy = float(leaf.z_proposal_pe + self._kinetic_energy(leaf.r_left_unscaled))
-        accept = float(leaf.sum_accept_probs)
-        self._leaves.append((leaf.z_proposal, energy, accept, bool(leaf.diverging)))
-        return leaf
+    def acceptance(self, adaptation: Adaptation, step_size: float) -> float:
+        """Mean acceptance probability of one leapfrog step from where the chains are."""
+        return float(self._try(adaptation, step_size, 1).accept_prob.mean())
 
-    def statistics(self, temperature: float) -> dict[str, Any]:
-        """Statistics of the last transition, by their ArviZ names."""
-        accepted = [energy for z, energy, _, _ in self._leaves if z is self._z_last]
-        energy = accepted[0] if accepted else self._energy_start
-        count = len(self._leaves)
-        return {
-            "lp": -float(self._potential_energy_last) * temperature,
-            "energy": energy,
-            "energy_error": energy - self._energy_start,
-            "acceptance_rate": sum(accept for _, _, accept, _ in self._leaves) / count,
-            "step_size": float(self.step_size),
-            "n_steps": count,
-            "tree_depth": count.bit_length(),
-            "diverging": any(diverging for _, _, _, diverging in self._leaves),
-        }
-
-
-class _HMC(HMC):
-    """Pyro's HMC, keeping the energies of both ends of the last trajectory."""
-
-    def __init__(self, potential: Callable[..., Tensor], options: dict[str, Any]) -> None:
-        super().__init__(potential_fn=self._remember(potential), **options)
-        self._last_potential = self._last_kinetic = self._energy_start = 0.0
-        self._steps_taken = 0
-        self._divergences_before = 0
-
-    def _remember(self, potential: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def remembered(state: dict[str, Tensor]) -> Tensor:
-            value = potential(state)
-            self._last_potential = float(value.detach())
-            return value
-
-        return remembered
-
-    def _sample_r(self, name: str) -> Any:
-        r, r_unscaled = super()._sample_r(name)
-        self._energy_start = float(
-            self._kinetic_energy(r_unscaled) + self._potential_energy_last
+    def _try(self, adaptation: Adaptation, step_size: float, num_steps: int) -> Transition:
+        noise, uniform = self._random.next()
+        start = self._point._replace(momentum=adaptation.metric.momentum(noise))
+        return transition(
+            self._evaluate,
+            adaptation.metric,
+            start,
+            uniform,
+            step_size=step_size,
+            num_steps=num_steps,
         )
-        self._steps_taken = self.num_steps
-        self._divergences_before = len(self._divergences)
-        return r, r_unscaled
 
-    def _kinetic_energy(self, r_unscaled: Any) -> Any:
-        kinetic = super()._kinetic_energy(r_unscaled)
-        self._last_kinetic = float(kinetic)
-        return kinetic
 
-    def statistics(self, temperature: float) -> dict[str, Any]:
-        """Statistics of the last transition, by their ArviZ names."""
-        end = self._last_potential + self._last_kinetic
-        change = end - self._energy_start
-        rejected = float(self._potential_energy_last) != self._last_potential
-        energy = self._energy_start if rejected else end
-        return {
-            "lp": -float(self._potential_energy_last) * temperature,
-            "energy": energy,
-            "energy_error": energy - self._energy_start,
-            "acceptance_rate": 0.0 if np.isnan(change) else min(1.0, float(np.exp(-change))),
-            "step_size": float(self.step_size),
-            "n_steps": self._steps_taken,
-            "diverging": len(self._divergences) > self._divergences_before,
+class _Random:
+    """Normals and uniforms of each chain's own streams, and the fractions of the lengths.
+
+    The size of a block depends on the dimension alone: torch fills a tensor in an order that
+    depends on its size.
+    """
+
+    def __init__(self, seed: int, positions: Tensor) -> None:
+        chains, self._dim = positions.shape
+        self._like, self._block = positions, max(1, min(64, _BLOCK_VALUES // self._dim))
+        self._normal, self._uniform = (
+            [generator(seed, purpose, chain, positions.device) for chain in range(chains)]
+            for purpose in (Stream.MOMENTUM, Stream.ACCEPT)
+        )
+        self._ready: list[tuple[Tensor, Tensor]] = []
+        self._shift = stream_seed(seed, Stream.TRAJECTORY) / 2**63
+        self._count = 0
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Standard normals (chains, dim) and uniforms (chains,)."""
+        if not self._ready:
+            kind: dict[str, Any] = {"dtype": self._like.dtype, "device": self._like.device}
+            normals = torch.stack(
+                [
+                    torch.randn(self._block, self._dim, generator=g, **kind)
+                    for g in self._normal
+                ],
+                1,
+            )
+            uniforms = torch.stack(
+                [torch.rand(self._block, generator=g, **kind) for g in self._uniform], 1
+            )
+            self._ready = list(zip(normals, uniforms, strict=True))[::-1]
+        return self._ready.pop()
+
+    def fraction(self) -> float:
+        """In [0, 1): the next point of van der Corput's sequence, shifted by the seed."""
+        self._count += 1
+        index, value, unit = self._count, self._shift, 0.5
+        while index:
+            value += unit * (index & 1)
+            index, unit = index >> 1, unit / 2
+        return value % 1.0
+
+
+class _Recorder:
+    """Keeps draws and statistics, constrained and copied to the host a chunk at a time."""
+
+    def __init__(self, target: Target, plan: Plan) -> None:
+        self._target, self._plan = target, plan
+        rows = max((len(leaf) for leaf in target.leaves), default=1)
+        size = plan.num_chains * max(rows, target.layout.dim)
+        self._chunk = max(1, min(64, _CHUNK_VALUES // size))
+        self._kept: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self._draws, self._statistics = Store(plan.num_samples), Store(plan.num_samples)
+
+    @property
+    def count(self) -> int:
+        """Draws kept so far."""
+        return self._statistics.filled + len(self._kept)
+
+    def keep(self, done: Transition) -> None:
+        """Keep where the chains are after a transition."""
+        after, accepted = done.next, done.accepted
+        error = done.energy_error.masked_fill(~accepted, 0.0)
+        statistics = {
+            "lp": after.value * self._plan.temperature,
+            "energy": done.energy + error,
+            "energy_error": error,
+            "acceptance_rate": done.accept_prob,
+            "step_size": torch.full_like(error, done.step_size),
+            "n_steps": torch.full_like(accepted, done.num_steps, dtype=torch.int64),
+            "diverging": done.diverging,
         }
+        self._kept.append((after.position, statistics))
+        if len(self._kept) == self._chunk:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store what was kept."""
+        if not self._kept:
+            return
+        positions = torch.stack([position for position, _ in self._kept], 1)
+        chains, count, dim = positions.shape
+        with torch.no_grad():
+            values = map_chains(
+                self._target.constrain,
+                positions.reshape(-1, dim),
+                chain_method=self._plan.chain_method,
+            )
+        self._draws.append(
+            {n: _to_host(v.reshape(chains, count, *v.shape[1:])) for n, v in values.items()}
+        )
+        names = self._kept[0][1]
+        self._statistics.append(
+            {n: _to_host(torch.stack([found[n] for _, found in self._kept], 1)) for n in names}
+        )
+        self._kept = []
+
+    def finished(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Draws and statistics by name, (chain, draw, ...)."""
+        count = min(self._draws.filled, self._statistics.filled)
+        return self._draws.finished(count), self._statistics.finished(count)
+
+
+def _to_host(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy()
+
+
+def _warn_of_divergences(diverging: np.ndarray) -> None:
+    """Warn once if draws after warm-up come from trajectories that diverged."""
+    if not diverging.any():
+        return
+    chains = np.flatnonzero(diverging.any(1)).tolist()
+    warn(
+        f"{int(diverging.sum())} of {diverging.size} transitions after warm-up diverged, in "
+        f"chains {chains}: there are regions that the step size is too large for, and the "
+        "draws miss them. Raise `target_accept_prob` towards 0.99, warm up longer, or "
+        "reparametrise (non-centred)."
+    )

@@ -94,3 +94,4 @@ class Run:
     interrupted: bool
     died_at: dict[int, int]
     predicted_inflation: dict[str, float] | None = None
+    notes: tuple[str, ...] = ()

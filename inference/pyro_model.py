@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pyro
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
@@ -19,6 +20,8 @@ from inference.pyro_rows import RowSites, rows_passed, rows_taken
 from inference.rng import scoped_seed
 from inference.targets import Named, Target, check_batch_size
 from inference.tree import Layout
+
+_Handler = TypeVar("_Handler", bound=Messenger)
 
 _SCOUT_SEED = 0
 _SCOUT_TRIES = 10
@@ -113,6 +116,11 @@ class PyroTarget(Target):
         with torch.no_grad():
             return self.unconstrain({name: s.value for name, s in sites.items() if s.latent})
 
+    def prior(self) -> Named:
+        """Constrained values of one draw from the prior, from torch's global generator."""
+        sites = self._run(Scout(self.dtype)).sites
+        return {name: site.value for name, site in sites.items() if site.latent}
+
     def terms(self, position: Tensor) -> Named:
         """See `Target.terms`."""
         return self._run(Replay(self.layout.split(position))).log_probs
@@ -142,12 +150,14 @@ class PyroTarget(Target):
         ]
         return self._join_passes(passes)
 
-    def _run(self, replay: Replay, leaves: Leaves | None = None, data: Any = None) -> Replay:
+    def _run(
+        self, handler: _Handler, leaves: Leaves | None = None, data: Any = None
+    ) -> _Handler:
         rows = self.data if data is None else Data(data, dtype=self.dtype, device=self.device)
         store = pyro.get_param_store().scope(self._parameters)
-        with store, replay, self._batch_handlers(leaves):
+        with store, handler, self._batch_handlers(leaves):
             rows.call(self._model, self._model_leaves(leaves))
-        return replay
+        return handler
 
     def _passes(self) -> list[Leaves | None]:
         """Row numbers that together cover the data, for a model that subsamples itself."""

@@ -30,6 +30,8 @@ class Stream(IntEnum):
     PYRO = 4
     PREDICTIVE = 5
     GRADIENT_NOISE = 6
+    ACCEPT = 20
+    TRAJECTORY = 21
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:

@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from inference import hmc
+from inference import full_data
 from inference._checks import check_choice, check_options
 from inference.binding import bind
 from inference.draws import Draws
@@ -33,7 +33,7 @@ SAMPLERS: dict[str, type[Any]] = {
     "sgnht": SGNHT,
 }
 CYCLICAL = {"csgld": "sgld", "csghmc": "sghmc"}
-METHODS = (*SAMPLERS, *CYCLICAL, *hmc.METHODS)
+METHODS = (*SAMPLERS, *CYCLICAL, *full_data.METHODS)
 
 _DEFAULT_WARMUP = 1000
 _ADAPTIVE_WARMUP = 3000
@@ -71,15 +71,16 @@ def sample(
         data: what the target takes: an array, a tuple of them, or a dict of them. Floating
             arrays are converted to the target's dtype.
         method: `"sghmc"`, `"sghmc_adaptive"`, `"sgld"`, `"sgnht"`; `"csghmc"` and `"csgld"`
-            run them on a `Cyclical` schedule; `"hmc"` and `"nuts"` are Pyro's, in float64.
-        num_chains: chains, all advanced at once by the stochastic-gradient methods.
+            run them on a `Cyclical` schedule; `"hmc"` and `"nuts"` (Pyro's) run in float64.
+        num_chains: chains, all advanced at once, except by `"nuts"`.
         num_warmup: steps before the first draw can be kept; by default 1000, 3000 for
             `"sghmc_adaptive"`, 0 for cyclical methods.
         num_samples: draws kept per chain; in all `num_warmup + thin * num_samples` steps.
         thin: steps per kept draw.
         batch_size: rows per gradient, drawn without replacement within an epoch, separately
             for every chain; None: all rows.
-        seed: of everything random; chain c does not depend on how many chains there are.
+        seed: of everything random; chain c does not depend on how many chains there are, save
+            by what `"hmc"` learns from all chains in warm-up.
         init: starting points, see `inference.initial.initial_positions`.
         temperature: T; the target is the posterior to the power 1/T.
         schedule: of the step size, from `inference.schedules`; constant by default.
@@ -94,7 +95,8 @@ def sample(
         coords: coordinates by dimension.
         dims: names of the axes of each variable, by default Pyro's plates.
         method_options: the sampler's own, such as `step_size` and `friction`; see
-            `inference.samplers`, `inference.hmc` and, for cyclical methods, `Cyclical`.
+            `inference.samplers`, `inference.hmc`, `inference.nuts` and, for cyclical methods,
+            `Cyclical`.
 
     Returns:
         The draws.
@@ -126,8 +128,8 @@ def sample(
         chunk_size=chunk_size,
         progress=progress,
     )
-    if name in hmc.METHODS:
-        hmc.check_arguments(name, plan, batch_size, dtype, method_options)
+    if name in full_data.METHODS:
+        full_data.check_arguments(name, plan, batch_size, dtype, method_options)
         dtype = torch.float64
         sampler = None
     else:
@@ -139,7 +141,7 @@ def sample(
         positions = initial_positions(bound, evaluate, init, plan.seed, plan.num_chains)
         axes = label_axes(bound, positions[0], dims, coords)
         if sampler is None:
-            run = hmc.run(name, bound, plan, evaluate, positions, options=method_options)
+            run = full_data.run(name, bound, plan, evaluate, positions, options=method_options)
             options = dict(method_options)
         else:
             run = Driver(bound, sampler, plan, evaluate).run(positions)
@@ -188,7 +190,7 @@ def _cyclical(
 
 def _describe_run(plan: Plan, run: Run) -> dict[str, Any]:
     """Attributes of a run, JSON-able, with notes on what its diagnostics cannot say."""
-    notes: list[str] = []
+    notes = list(run.notes)
     if isinstance(plan.schedule, Cyclical):
         notes.append("cycles visit separate modes: R-hat over them is no convergence test")
     if plan.share_batches:

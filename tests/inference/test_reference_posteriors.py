@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,10 +279,21 @@ SGHMC_CASES = [
 ]
 
 
+HMC_CASES = [
+    replace(case, options={**case.options, "method": "hmc", "num_chains": 16})
+    for case in NUTS_CASES
+]
+
+
 @needs_data
 @pytest.mark.paper
-@pytest.mark.parametrize("case", NUTS_CASES, ids=lambda case: case.folder)
-def test_nuts_agrees_with_the_reference_draws(case):
+@pytest.mark.filterwarnings("ignore:.*after warm-up diverged")  # their share is tested
+@pytest.mark.parametrize(
+    "case",
+    [*NUTS_CASES, *HMC_CASES],
+    ids=lambda case: f"{case.options['method']}-{case.folder}",
+)
+def test_agrees_with_the_reference_draws(case):
     draws, rows = run_case(case)
     assert draws.sample_stats["diverging"].mean() < 0.005
     for row in rows:
@@ -372,6 +383,7 @@ def _conjugate_report(draws):
 
 
 CONJUGATE_RUNS = {
+    "hmc": {"num_chains": 8, "num_warmup": 100, "num_samples": 100},
     "nuts": {"num_chains": 2, "num_warmup": 80, "num_samples": 100, "full_mass": True},
     "sghmc": {
         "num_chains": 64,

@@ -220,8 +220,9 @@ def test_random_starting_points_belong_to_their_chains():
 
 
 @pytest.mark.parametrize("method", ["nuts", "hmc"])
-def test_full_data_methods_are_reproducible_chain_by_chain(method, monkeypatch):
-    options = {"method": method, "num_warmup": 5, "num_samples": 5, "step_size": 0.1}
+def test_full_data_methods_are_reproducible(method, monkeypatch):
+    """NUTS chain by chain; what HMC learns comes from all of its chains."""
+    options = {"method": method, "num_warmup": 30, "num_samples": 5, "step_size": 0.1}
     options |= {"num_steps": 3} if method == "hmc" else {"max_tree_depth": 3}
     two = run(**options)
     terminal = Terminal()
@@ -230,11 +231,12 @@ def test_full_data_methods_are_reproducible_chain_by_chain(method, monkeypatch):
     monkeypatch.undo()
     assert terminal.getvalue()
     assert_equal(two, again)
-    one = run(**options, num_chains=1)
-    for name in one.draws:
-        np.testing.assert_array_equal(one.draws[name], two.draws[name][:1])
-    other = run(**options, num_chains=1, seed=6)
-    assert not np.isclose(other.draws["w"][0, -1], one.draws["w"][0, -1]).any()
+    if method == "nuts":
+        one = run(**options, num_chains=1)
+        for name in one.draws:
+            np.testing.assert_array_equal(one.draws[name], two.draws[name][:1])
+    other = run(**options, seed=6)
+    assert not np.isclose(other.draws["w"][:, -1], two.draws["w"][:, -1]).any()
     assert not np.isclose(two.draws["w"][0, -1], two.draws["w"][1, -1]).any()
 
 
