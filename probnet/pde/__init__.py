@@ -16,7 +16,8 @@ from probnet.pde.conditions import (
     Periodic,
 )
 from probnet.pde.manufactured import apply_operator, manufactured
-from probnet.pde.problem import PDE, Coefficient, MultiIndex, Unknown
+from probnet.pde.problem import PDE, Coefficient, MultiIndex
+from probnet.pde.unknown import Unknown
 
 __all__ = [
     "PDE",

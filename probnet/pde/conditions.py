@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from inference._checks import check_finite, check_nonnegative, check_positive
 from probnet._checks import Values, as_tensor, check_matrix, check_shape
-from probnet.pde.functions import Function, mesh, values_at
+from probnet.pde.functions import Function, mesh, values_at, warn_of_single_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,8 @@ class Observations:
 
     def __post_init__(self) -> None:
         """Check the data."""
+        for name in ("x", "y"):
+            warn_of_single_precision(name, getattr(self, name))
         x = check_finite("x", check_matrix("x", self.x))
         y = check_finite("y", as_tensor("y", self.y))
         check_shape("y", y.shape, x.shape[:1], "one value per row of `x`")
@@ -247,6 +249,7 @@ def face_values(face: FaceData, grid: Sequence[Tensor]) -> Tensor:
     points = mesh([axis[[node]] if j == face.axis else axis for j, axis in enumerate(grid)])
     if callable(face.function):
         return face.sign * values_at(face.label, face.function, points).squeeze(face.axis)
+    warn_of_single_precision(face.label, face.function)
     array = as_tensor(face.label, face.function)
     if tuple(array.shape) == whole:
         array = array.select(face.axis, node)

@@ -28,9 +28,13 @@ def values_at(name: str, function: Function, points: Sequence[Tensor]) -> Tensor
     Raises:
         ValueError: on an array of another shape, NaN or infinity.
         TypeError: if the function fails on torch tensors and on NumPy arrays.
+
+    Warns:
+        UserWarning: on values in less than double precision.
     """
     shape = points[0].shape
     found = _call(name, function, points) if callable(function) else function
+    warn_of_single_precision(name, found)
     values = as_tensor(name, found)
     if values.ndim == 0:
         values = values.expand(shape)
@@ -42,6 +46,18 @@ def values_at(name: str, function: Function, points: Sequence[Tensor]) -> Tensor
             check_shape(f"{name}(...)", values.shape, shape, "one value per point")
     check_shape(name, values.shape, shape, "one value per node of the grid")
     return check_finite(name, values.contiguous())
+
+
+def warn_of_single_precision(name: str, values: Any) -> None:
+    """Warn of rounding that derivatives of high order and small errors make matter."""
+    dtype = str(getattr(values, "dtype", "")).removeprefix("torch.")
+    if dtype in {"float16", "bfloat16", "float32"}:
+        warnings.warn(
+            f"`{name}` holds {dtype} values, whose rounding limits the accuracy of the "
+            f"solution; compute them in float64.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _call(name: str, function: Callable[..., Any], points: Sequence[Tensor]) -> Any:

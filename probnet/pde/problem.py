@@ -7,51 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import pyro.distributions
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from inference._checks import check_nonnegative
 from probnet.pde.functions import Function, values_at
+from probnet.pde.unknown import Unknown, parameters
 
 MultiIndex: TypeAlias = tuple[int, ...]
 """Orders of differentiation, one per axis: (2, 0) is ∂²/∂x² in two dimensions."""
-
-
-@dataclass(frozen=True, eq=False)
-class Unknown:
-    """A scalar to be inferred, as a coefficient or as an amplitude: parameter * `times`.
-
-    Args:
-        name: of the Pyro parameter; the same name in two places is one parameter.
-        prior: its distribution, torch's or Pyro's; taken to Pyro's in float64.
-        times: the fixed number, array or function that the parameter multiplies.
-    """
-
-    name: str
-    prior: Distribution
-    times: Function = 1.0
-
-    def __post_init__(self) -> None:
-        """Check that it is a scalar."""
-        if not isinstance(self.prior, Distribution):
-            raise TypeError(
-                f"`prior` of Unknown {self.name!r} must be a distribution; got {self.prior!r}."
-            )
-        if self.prior.batch_shape or self.prior.event_shape:
-            raise ValueError(
-                f"`prior` of Unknown {self.name!r} must be that of one number; it has batch "
-                f"shape {tuple(self.prior.batch_shape)} and event shape "
-                f"{tuple(self.prior.event_shape)}."
-            )
-        kind = getattr(pyro.distributions, type(self.prior).__name__, None)
-        if kind is None:
-            raise TypeError(
-                f"`prior` of Unknown {self.name!r} must be a distribution that Pyro has too; "
-                f"got {type(self.prior).__name__}."
-            )
-        object.__setattr__(self, "prior", kind(**_parameters(self.prior)))
 
 
 Coefficient: TypeAlias = Function | Unknown
@@ -191,7 +155,7 @@ class PDE:
             if isinstance(entry, Unknown):
                 known = found.setdefault(entry.name, entry)
                 same = type(known.prior) is type(entry.prior)
-                if not same or _parameters(known.prior) != _parameters(entry.prior):
+                if not same or parameters(known.prior) != parameters(entry.prior):
                     raise ValueError(f"Unknown {entry.name!r} is given two different priors.")
         return found
 
@@ -244,14 +208,6 @@ def nonlinear_part(pde: PDE, u: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(value).all() and torch.isfinite(slope).all()):
         raise ValueError("`nonlinearity` or its derivative is not finite at an iterate.")
     return value.detach(), slope
-
-
-def _parameters(prior: Distribution) -> dict[str, Tensor]:
-    """The numbers that a prior was made from, in float64."""
-    return {
-        name: torch.as_tensor(getattr(prior, name), dtype=torch.float64)
-        for name in prior.arg_constraints
-    }
 
 
 def _evaluate(

@@ -12,9 +12,7 @@ X = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
 
 
 def test_terms_and_source_take_numbers_arrays_and_functions():
-    pde = PDE.linear(
-        [(0, 1)], {(2,): 2.0, 1: X, (0,): lambda x: np.sin(x)}, source=lambda x: 1.0
-    )
+    pde = PDE.linear([(0, 1)], {(2,): 2.0, 1: X, (0,): np.sin}, source=lambda x: 1.0)
     found = pde.coefficients([X])
     torch.testing.assert_close(found[(2,)], torch.full_like(X, 2.0))
     torch.testing.assert_close(found[(1,)], X)
@@ -44,7 +42,7 @@ def test_manufactured_source_is_the_operator_of_the_solution():
 
 
 def test_divergence_form_differentiates_the_diffusion():
-    pde = PDE.divergence_form([(0, 1)], lambda x: torch.exp(x), source=0.0, reaction=-1.0)
+    pde = PDE.divergence_form([(0, 1)], torch.exp, source=0.0, reaction=-1.0)
     found = apply_operator(pde, lambda x: x**2, X)
     torch.testing.assert_close(found, torch.exp(X) * (2 + 2 * X) - X**2)
 
@@ -67,12 +65,12 @@ def test_unknowns_multiply_what_they_are_given():
 
 
 BAD = {
-    "order": (dict(terms={(3,): 1.0}), "sum at most 2"),
-    "axes": (dict(terms={(2, 0): 1.0}), "keyed by 1 orders"),
-    "pointwise": (dict(terms={(0,): 1.0}), "order zero"),
-    "domain": (dict(domain=[(1, 0)]), "low < high"),
-    "unbounded": (dict(domain=[(0, float("inf"))]), "finite"),
-    "names": (dict(axis_names=("x", "y")), "axis_names"),
+    "order": ({"terms": {(3,): 1.0}}, "sum at most 2"),
+    "axes": ({"terms": {(2, 0): 1.0}}, "keyed by 1 orders"),
+    "pointwise": ({"terms": {(0,): 1.0}}, "order zero"),
+    "domain": ({"domain": [(1, 0)]}, "low < high"),
+    "unbounded": ({"domain": [(0, float("inf"))]}, "finite"),
+    "names": ({"axis_names": ("x", "y")}, "axis_names"),
 }
 
 
@@ -88,10 +86,16 @@ def test_bad_values_name_their_argument():
         return PDE.linear([(0, 1)], {(2,): 1.0}, source=source).source_values([X])
 
     with pytest.raises(ValueError, match=r"`source` must have shape \(5,\)"):
-        source_of(torch.ones(4))
+        source_of(torch.ones(4).double())
     with pytest.raises(ValueError, match="`source` holds 1 non-finite"):
         source_of([0.0, 1.0, float("nan"), 0.0, 0.0])
     with pytest.raises(TypeError, match="function of 1 arrays"):
         source_of(lambda x, y: x)
     with pytest.raises(ValueError, match="nonlinearity"):
         nonlinear_part(PDE.semilinear([(0, 1)], {(2,): 1.0}, torch.sum, 0.0), X)
+
+
+def test_single_precision_is_not_silent():
+    pde = PDE.linear([(0, 1)], {(2,): 1.0}, source=lambda x: torch.sin(x).float())
+    with pytest.warns(UserWarning, match="`source` holds float32 values"):
+        pde.source_values([X])
