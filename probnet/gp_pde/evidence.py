@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 
 LENGTHSCALES = (0.1, 0.3, 1.0, 3.0)
 """Lengthscales tried, in lengths of the domain."""
+
+_LONGEST, _LONGEST_PERIODIC = 20.0, 0.5  # images of a long periodic kernel cost time
 
 _FAILED = 1e12  # NLL of parameters whose Gram matrix cannot be factorised
 _PRUNE = 0.1  # nats that a component must be worth
@@ -114,11 +116,26 @@ class LineEvidence:
         quadratic = float(rows.values @ alpha)
         if not self.profiled:
             return 0.5 * (quadratic + factor.log_det), 1.0, factor, alpha
-        if not quadratic > 0:
+        if quadratic < 0:
             return None
+        if quadratic == 0:  # all data are zero, and every prior explains them
+            return 0.5 * factor.log_det, 1.0, factor, alpha
         amplitude = quadratic / n
         nll = 0.5 * (n * math.log(amplitude) + factor.log_det)
         return nll, amplitude, factor, alpha
+
+
+def with_envelope(
+    start: AxisPrior, length: float, smoothness: float, share: float
+) -> AxisPrior:
+    """The same frequencies with another smoothness, and a lengthscale in lengths of the axis.
+
+    Periodic axes take half their length at most.
+    """
+    if start.period is not None:
+        share = min(share, _LONGEST_PERIODIC)
+    lengthscale = torch.full_like(start.weight, share * length)
+    return replace(start, lengthscale=lengthscale, smoothness=smoothness)
 
 
 def best_start(
@@ -134,8 +151,7 @@ def best_start(
     """
     best: FittedPrior | None = None
     for start, smoothness, share in itertools.product(starts, smoothnesses, LENGTHSCALES):
-        lengthscale = torch.full_like(start.weight, share * length)
-        prior = AxisPrior(start.weight, lengthscale, start.frequency, smoothness, start.period)
+        prior = with_envelope(start, length, smoothness, share)
         nll, amplitude = evidence(prior)
         if math.isfinite(nll) and (best is None or nll < best.nll):
             best = FittedPrior(prior.scaled(amplitude), nll, 0)
@@ -162,7 +178,7 @@ def fit_line(
         max_iter: iterations.
     """
     q = len(start.weight)
-    longest = 20.0 if start.period is None else 3.0  # images of a periodic kernel cost memory
+    longest = _LONGEST if start.period is None else _LONGEST_PERIODIC
     bounds = (
         [(None, None)] * q
         + [(math.log(2 * spacing), math.log(longest * length))] * q

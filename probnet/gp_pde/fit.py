@@ -187,8 +187,7 @@ class Fit:
         return result.after(steps), prior, nll
 
     def _choose_on_line(self, slope: Tensor, right: Tensor) -> selection.Chosen:
-        """ν = 5/2, whose error bars are calibrated best, unless they are wide on a fine "
-        "grid."""
+        """ν = 5/2, whose error bars are calibrated best, unless they are wide on a fine grid."""
         rows = self.problem.rows(slope, right)
 
         def select(smoothnesses: Sequence[float]) -> selection.Chosen:
@@ -217,11 +216,7 @@ class Fit:
 
     def _line_starts(self) -> list[AxisPrior]:
         start = self.starts[0]
-        smooth = AxisPrior(
-            start.weight[:1], start.lengthscale[:1], start.frequency[:1], start.smoothness,
-            start.period,
-        )  # fmt: skip
-        return [start, smooth] if len(start.weight) > 1 else [start]
+        return [start, selection.smooth_part(start)] if len(start.weight) > 1 else [start]
 
     def _smoothnesses(self) -> tuple[float, ...]:
         if self.settings.smoothness != "auto":

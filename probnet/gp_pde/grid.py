@@ -203,6 +203,6 @@ def grid_evidence(operator: GridOperator, u: Tensor) -> GridEvidence:
         after = math.prod(len(a) for a in operator.axes[j + 1 :])
         log_det += before * after * axis.log_abs_det
         before *= len(axis.kept)
-    amplitude = float((z**2).sum()) / count
-    nll = 0.5 * count * math.log(max(amplitude, 1e-300)) + half_log_det + log_det
+    amplitude = float((z**2).sum()) / count or 1.0  # zero data leave the prior as it is
+    nll = 0.5 * count * math.log(amplitude) + half_log_det + log_det
     return GridEvidence(nll, amplitude)

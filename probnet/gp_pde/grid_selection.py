@@ -12,15 +12,15 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from probnet.gp_pde.discretisation import Discretisation
-from probnet.gp_pde.evidence import LENGTHSCALES
+from probnet.gp_pde.evidence import LENGTHSCALES, with_envelope
 from probnet.gp_pde.grid import grid_evidence
 from probnet.gp_pde.prior import AxisPrior
 from probnet.gp_pde.rows import Rows, covariance
-from probnet.gp_pde.selection import DEFAULT_SMOOTHNESS, Chosen
+from probnet.gp_pde.selection import DEFAULT_SMOOTHNESS, Chosen, smooth_part
 from probnet.gp_pde.system import grid_system
 from probnet.linalg import EquilibratedCholesky
 
-_ROUGH_LENGTHSCALE, _SPURIOUS = 0.3, 0.02
+_SPURIOUS = 0.3  # share of the smallest |eigenvalue| below which there is a false one
 _SLOW = 3e7  # Σ M_j³ beyond which smoothness and lengthscale are searched greedily
 
 
@@ -38,15 +38,18 @@ def select_grid(
     Smooth priors have differentiation matrices of low numerical rank, whose spurious
     eigenvalues near zero ruin the solution: a prior is passed over if its smallest |eigenvalue|
     is far below that of a rough one. All combinations are tried on small grids. On large ones
-    the search moves to the best neighbour until there is none.
+    the search moves to the best neighbour until there is none. The prior without peaks is the
+    last to be tried: a smooth solution may have some that mean nothing.
     """
     options = [
         (s, share) for s in range(len(smoothnesses)) for share in range(len(LENGTHSCALES))
     ]
-    known: dict[tuple[int, int], Chosen | None] = {}
-    rough = _with(starts, problem, DEFAULT_SMOOTHNESS, _ROUGH_LENGTHSCALE)
+    rough = fixed_prior(problem, starts, DEFAULT_SMOOTHNESS)
     reference = _grid_choice(problem, rough, right, slope, nugget)
     smallest = 0.0 if reference is None else _SPURIOUS * reference.min_abs_eig
+    known: dict[tuple[int, int], Chosen | None] = {}
+    if smoothnesses[0] == DEFAULT_SMOOTHNESS:
+        known[0, LENGTHSCALES.index(1.0)] = reference
 
     def evaluate(option: tuple[int, int]) -> float:
         if option not in known:
@@ -66,7 +69,14 @@ def select_grid(
             "`nugget` is too small: the prior covariance is singular for every smoothness and "
             "lengthscale tried."
         )
-    return replace(chosen, num_evaluations=len(known))
+    plain = _with(
+        [smooth_part(start) for start in starts],
+        problem, smoothnesses[best[0]], LENGTHSCALES[best[1]],
+    )  # fmt: skip
+    other = _grid_choice(problem, plain, right, slope, nugget)
+    if other and other.min_abs_eig >= smallest and other.nll < chosen.nll:
+        chosen = other
+    return replace(chosen, num_evaluations=len(known) + 1)
 
 
 def select_dense(
@@ -154,7 +164,7 @@ def _dense_choice(rows: Rows, prior: tuple[AxisPrior, ...], nugget: float) -> Ch
         nll = fit(amplitude)[0]
     else:
         half_log_det_and_more, quadratic = fit(1.0)
-        amplitude = max(quadratic / len(rows), 1e-300)
+        amplitude = quadratic / len(rows) or 1.0
         nll = half_log_det_and_more - 0.5 * quadratic + 0.5 * len(rows) * math.log(amplitude)
     return Chosen(_shared_scale(prior, amplitude), nll, 1)
 
@@ -192,11 +202,7 @@ def _with(
     """The starts with another envelope; axes that are alike share one object."""
     found: list[AxisPrior] = []
     for start, length in zip(starts, problem.lengths, strict=True):
-        new = replace(
-            start,
-            lengthscale=torch.full_like(start.weight, share * length),
-            smoothness=smoothness,
-        )
+        new = with_envelope(start, length, smoothness, share)
         twin = next((p for p in found if p.equals(new)), None)
         found.append(twin or new)
     return tuple(found)

@@ -93,6 +93,12 @@ def starting_priors(
     return found
 
 
+def smooth_part(start: AxisPrior) -> AxisPrior:
+    """The first component alone, whose frequency is zero."""
+    first = (start.weight[:1], start.lengthscale[:1], start.frequency[:1])
+    return AxisPrior(*first, start.smoothness, start.period)
+
+
 def select_line(
     rows: Rows,
     starts: Sequence[AxisPrior],
@@ -106,9 +112,11 @@ def select_line(
     evidence = LineEvidence(rows, nugget)
     length, spacing = problem.lengths[0], problem.spacings[0]
     best = best_start(evidence, starts, length, smoothnesses)
+    tried = len(starts) * len(smoothnesses) * len(LENGTHSCALES)
+    if not bool(rows.values.any()):  # zero data: the weights have no scale to be fitted to
+        return Chosen((best.prior,), best.nll, tried)
     fitted = fit_line(evidence, best.prior, length=length, spacing=spacing, max_iter=max_iter)
     kept = prune(evidence, fitted)
-    tried = len(starts) * len(smoothnesses) * len(LENGTHSCALES)
     return Chosen((kept.prior,), kept.nll, tried + kept.num_iterations)
 
 

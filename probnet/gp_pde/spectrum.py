@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 _PADDING = 8
 _STOP = 1e-8  # share of the power that may remain
 _WEAKEST = 1e-4  # peaks below this share of the power are left to the smooth component
+_ROUNDING = 1e-14  # share of the power below which nothing is a signal
 _MAX_COLUMNS = 8
 MIN_POINTS_PER_PERIOD = 2.5
 
@@ -48,7 +49,8 @@ def axis_peaks(
 
     Args:
         lines: values on uniform nodes, shape `(n, ...)`; the spectrum is averaged over the
-        rest. spacing: distance of the nodes.
+            rest.
+        spacing: distance of the nodes.
         max_count: at most so many.
         noise_sd: of the values; peaks that it explains are left out.
     """
@@ -61,6 +63,8 @@ def axis_peaks(
     found: list[float] = []  # in cycles per n nodes
     residual = _least_squares(columns, t, np.array(found))[1]
     start = float((residual**2).sum())
+    if start < _ROUNDING * power:
+        return []
     num_lines = lines.numel() // n
     weakest = max(_WEAKEST * start, 4 * math.log(n) * noise_sd**2 * num_lines)
     while len(found) < max_count and (residual**2).sum() > _STOP * start:

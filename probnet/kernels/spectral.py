@@ -23,7 +23,7 @@ from inference._checks import check_integer
 SMOOTHNESSES = (2.5, 3.5, 4.5, math.inf)
 """ν of the envelopes: Matérn, and the Gaussian as the limit; four derivatives need ν > 2."""
 
-_TAIL = 40.0  # images of a periodic kernel are summed until the envelope is exp(-40)
+_TAIL = 37.0  # images of a periodic kernel are summed until the envelope is 1e-16
 
 
 def spectral_derivatives(
