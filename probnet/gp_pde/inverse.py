@@ -8,6 +8,7 @@ changes with the scale of the equation.) The equation is affine in θ, so that t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 import inference
+from inference.rng import Stream, scoped_seed, stream_seed
 from probnet.gp_pde.discretisation import discretise
 from probnet.gp_pde.engines import GridEngine
 from probnet.gp_pde.newton import NewtonResult, newton, solve_linear
@@ -37,6 +39,7 @@ MAX_SOLUTIONS = 16
 """Posterior draws of the unknowns whose solutions make the predictive mixture."""
 
 _SETTINGS = {"num_chains": 2, "num_warmup": 300, "num_samples": 500}
+_NUM_STARTS = 40
 _LARGE_ERROR = 0.2  # share of the noise, beyond which the solver's own error matters
 
 
@@ -134,17 +137,23 @@ def fit_unknowns(
         raise ValueError(
             f"`observations` are needed to infer the unknowns {sorted(pde.unknowns)}."
         )
-    start = {name: _centre(unknown.prior) for name, unknown in pde.unknowns.items()}
-    problem = discretise(pde, conditions, grid, unknown=start)
-    if problem.noisy:
-        raise ValueError(
-            "`noise_sd` of source and conditions must be 0 where unknowns are inferred: the "
-            "noise is that of the observations."
-        )
-    fit: Fit = make_fit(problem)
-    prior, nll = fit.choose_prior(*fit.linear_part())
     x = torch.as_tensor(observations.x)
-    forward = ForwardModel(fit, prior, x)
+
+    def forward_at(unknown: Mapping[str, Tensor]) -> tuple[ForwardModel, float]:
+        problem = discretise(pde, conditions, grid, unknown=unknown)
+        if problem.noisy:
+            raise ValueError(
+                "`noise_sd` of source and conditions must be 0 where unknowns are inferred: "
+                "the noise is that of the observations."
+            )
+        fit: Fit = make_fit(problem)
+        prior, nll = fit.choose_prior(*fit.linear_part())
+        return ForwardModel(fit, prior, x), nll
+
+    centre = {name: _centre(unknown.prior) for name, unknown in pde.unknowns.items()}
+    start = _best_start(forward_at(centre)[0], observations, centre, seed)
+    forward, nll = forward_at(start)
+    fit = forward.fit
     draws = _sample(
         forward,
         observations,
@@ -166,6 +175,34 @@ def fit_unknowns(
             "Refine `grid`."
         )
     return replace(fit.assemble(solutions, diagnostics, draws), noise_sd=float(noise))
+
+
+def _best_start(
+    forward: ForwardModel,
+    observations: Observations,
+    centre: Mapping[str, Tensor],
+    seed: int,
+) -> dict[str, Tensor]:
+    """The likeliest of some draws from the prior, and of its centre.
+
+    Frequencies and speeds have likelihoods with many modes, which chains do not leave.
+    """
+    y, noise_sd = torch.as_tensor(observations.y), observations.noise_sd
+    noise = float(_centre(noise_sd) if isinstance(noise_sd, Distribution) else noise_sd)
+    candidates = [dict(centre)]
+    with scoped_seed(stream_seed(seed, Stream.INIT)):
+        for _ in range(_NUM_STARTS):
+            candidates.append({n: u.prior.sample() for n, u in forward.pde.unknowns.items()})
+
+    def misfit(unknown: Mapping[str, Tensor]) -> float:
+        try:
+            u = forward.solve(unknown).solution.mean(forward.x)
+        except ValueError:  # no solution there
+            return float("inf")
+        found = float((u - y).square().sum()) / (2 * noise**2)
+        return found if math.isfinite(found) else float("inf")
+
+    return min(candidates, key=misfit)
 
 
 def _sample(
