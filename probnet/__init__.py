@@ -8,7 +8,7 @@ from probnet._companion import require_own_inference
 
 require_own_inference()
 
-from probnet import datasets, gp_pde, kernels, likelihoods, metrics, networks, pde
+from probnet import datasets, gp_pde, kernels, likelihoods, metrics, networks, nngp, pde
 from probnet._archive import PosteriorState
 from probnet.posterior import Posterior, load
 from probnet.predictive import DrawsMixture
@@ -29,5 +29,6 @@ __all__ = [
     "load",
     "metrics",
     "networks",
+    "nngp",
     "pde",
 ]

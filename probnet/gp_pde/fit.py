@@ -187,7 +187,7 @@ class Fit:
         return result.after(steps), prior, nll
 
     def _choose_on_line(self, slope: Tensor, right: Tensor) -> selection.Chosen:
-        """ν = 5/2, whose error bars are calibrated best, unless they are wide on a fine grid."""
+        """ν = 5/2, calibrated best, unless its error bars are wide on a fine grid."""
         rows = self.problem.rows(slope, right)
 
         def select(smoothnesses: Sequence[float]) -> selection.Chosen:

@@ -1,9 +1,4 @@
-"""Linear algebra of structured Gaussian processes, in float64.
-
-`EquilibratedCholesky` factorises covariance matrices whose rows differ by many orders of
-magnitude; `KroneckerSum` inverts A₁ ⊕ A₂ ⊕ ..., the matrix of a separable operator on a tensor
-grid, at the cost of its factors.
-"""
+"""Matrices of separable operators on tensor grids, at the cost of their factors."""
 
 from __future__ import annotations
 
@@ -14,80 +9,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-_RAISES = 4
 _MAX_CONDITION = 1e8  # of eigenvectors; beyond it Schur vectors are taken
 _BATCHED_ENTRIES = 4_000_000  # triangular matrices solved at once
-
-
-class EquilibratedCholesky:
-    """Cholesky factor of the unit-diagonal form of a covariance matrix plus a nugget.
-
-    G + ε diag(G) + diag(noise) = D R Rᵀ D with D = diag(G + noise)^½. On failure ε is
-    multiplied by ten, a few times.
-
-    Args:
-        gram: G, shape `(n, n)`.
-        nugget: ε >= 0, relative to each diagonal entry.
-        noise_var: variances added to the diagonal, shape `(n,)`.
-        raises: how often ε may be multiplied by ten.
-
-    Attributes:
-        nugget: the ε that was used.
-
-    Raises:
-        ValueError: if the matrix is not positive definite even then.
-    """
-
-    def __init__(
-        self,
-        gram: Tensor,
-        nugget: float,
-        noise_var: Tensor | None = None,
-        *,
-        raises: int = _RAISES,
-    ) -> None:
-        diagonal = gram.diagonal() if noise_var is None else gram.diagonal() + noise_var
-        if not bool((diagonal > 0).all()):
-            raise ValueError(
-                "`gram` must have a positive diagonal; some functional has prior variance "
-                f"{float(diagonal.min()):.3g}. Is a coefficient zero where the equation needs "
-                "it?"
-            )
-        self.scale = diagonal.sqrt()
-        unit = gram / self.scale[:, None] / self.scale
-        share = gram.diagonal() / diagonal  # of the diagonal that is not noise
-        for raised in range(raises + 1):
-            self.nugget = nugget * 10**raised
-            unit.diagonal().copy_(1.0 + self.nugget * share)
-            factor, info = torch.linalg.cholesky_ex(unit)
-            if not int(info):
-                self.factor = factor
-                return
-        raise ValueError(
-            f"`gram` is not positive definite with a nugget of {self.nugget:.0e}. Take fewer "
-            f"points, a rougher kernel or a larger nugget."
-        )
-
-    def solve(self, b: Tensor) -> Tensor:
-        """G⁻¹ b for b of shape `(n,)` or `(n, m)`."""
-        flat = b.reshape(len(b), -1) / self.scale[:, None]
-        return (torch.cholesky_solve(flat, self.factor) / self.scale[:, None]).reshape(b.shape)
-
-    def half_solve(self, b: Tensor) -> Tensor:
-        """(D R)⁻¹ b, whose squared norm is bᵀ G⁻¹ b."""
-        flat = b.reshape(len(b), -1) / self.scale[:, None]
-        half = torch.linalg.solve_triangular(self.factor, flat, upper=False)
-        return half.reshape(b.shape)
-
-    def inverse(self) -> Tensor:
-        """G⁻¹, shape `(n, n)`."""
-        return torch.cholesky_inverse(self.factor) / self.scale[:, None] / self.scale
-
-    @property
-    def log_det(self) -> float:
-        """Log |G|."""
-        logs = self.factor.diagonal().log().sum() + self.scale.log().sum()
-        return 2.0 * float(logs)
 
 
 def mode_product(matrix: Tensor, values: Tensor, axis: int) -> Tensor:
