@@ -5,8 +5,9 @@ solves instead of gradient descent, hyper-parameters by the evidence, and every 
 an error bar whose scale is measured.
 """
 
+from probnet.gp_pde.checks import SolverWarning
 from probnet.gp_pde.posterior import SpectralGPPosterior
 from probnet.gp_pde.prior import AxisPrior
-from probnet.gp_pde.solver import SolverWarning, SpectralGPSolver
+from probnet.gp_pde.solver import SpectralGPSolver
 
 __all__ = ["AxisPrior", "SolverWarning", "SpectralGPPosterior", "SpectralGPSolver"]

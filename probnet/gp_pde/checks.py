@@ -24,6 +24,10 @@ _LARGE_RESIDUAL = 0.05
 _MAX_OFF_GRID = (400, 24, 10)  # points per axis
 
 
+class SolverWarning(UserWarning):
+    """Something about a solution that makes it less trustworthy."""
+
+
 def operator_findings(
     problem: Discretisation, core: Conditioned | GridSolution, slope: Tensor
 ) -> tuple[dict[str, Any], list[str]]:

@@ -15,8 +15,9 @@ from probnet.gp_pde.dense import Conditioned
 from probnet.gp_pde.discretisation import Discretisation, check_square
 from probnet.gp_pde.engines import DenseEngine, GridEngine
 from probnet.gp_pde.newton import NewtonResult, newton, solve_linear
-from probnet.gp_pde.posterior import Solution, SpectralGPPosterior
+from probnet.gp_pde.posterior import SpectralGPPosterior
 from probnet.gp_pde.prior import AxisPrior
+from probnet.gp_pde.solution import Solution
 from probnet.gp_pde.system import grid_system
 from probnet.kernels.spectral import SMOOTHNESSES
 from probnet.pde.problem import nonlinear_part

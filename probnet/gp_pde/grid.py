@@ -12,7 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor
 
@@ -122,7 +124,7 @@ class GridOperator:
         def precondition(y: Tensor) -> Tensor:
             return self.separable.solve(y, refinements=0)
 
-        def matvec(flat):  # noqa: ANN001, ANN202 - a NumPy vector, by SciPy's protocol
+        def matvec(flat: NDArray[np.float64]) -> NDArray[np.float64]:
             y = precondition(torch.from_numpy(flat.copy()).reshape(shape))
             return self.restrict(self.apply(self.extend(y, none))).reshape(-1).numpy()
 
@@ -131,7 +133,7 @@ class GridOperator:
 
         n = residual.numel()
         y, _ = gmres(
-            LinearOperator((n, n), matvec=matvec, dtype=float),
+            LinearOperator((n, n), matvec=matvec, dtype=float),  # pyright: ignore[reportCallIssue] - a class by its __new__
             residual.reshape(-1).numpy(),
             rtol=rtol,
             restart=_GMRES_RESTART,

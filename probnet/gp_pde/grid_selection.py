@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -154,7 +155,7 @@ def _dense_choice(rows: Rows, prior: tuple[AxisPrior, ...], nugget: float) -> Ch
     amplitude = 1.0
     if bool((rows.noise_var > 0).any()):
         typical = float((rows.values**2).sum() / gram.diagonal().sum()) or 1.0
-        found = minimize_scalar(
+        found: Any = minimize_scalar(
             lambda log: fit(math.exp(log))[0],
             bounds=(math.log(typical) - 12, math.log(typical) + 12),
             method="bounded",

@@ -19,11 +19,12 @@ import inference
 from probnet.gp_pde.evidence import LineEvidence
 from probnet.gp_pde.inverse import MAX_SOLUTIONS
 from probnet.gp_pde.newton import newton, solve_linear
-from probnet.gp_pde.posterior import Solution, SpectralGPPosterior
+from probnet.gp_pde.posterior import SpectralGPPosterior
 from probnet.gp_pde.prior import AxisPrior
+from probnet.gp_pde.solution import Solution
 
 if TYPE_CHECKING:
-    from probnet.gp_pde.solver import Fit
+    from probnet.gp_pde.fit import Fit
 
 _SETTINGS = {"num_chains": 2, "num_warmup": 200, "num_samples": 200}
 _NAMES = ("log_weight", "log_lengthscale", "frequency")

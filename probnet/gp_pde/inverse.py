@@ -33,7 +33,7 @@ from probnet.pde import PDE, Condition, Observations, Unknown
 from probnet.pde.functions import mesh, values_at
 
 if TYPE_CHECKING:
-    from probnet.gp_pde.solver import Fit
+    from probnet.gp_pde.fit import Fit
 
 MAX_SOLUTIONS = 16
 """Posterior draws of the unknowns whose solutions make the predictive mixture."""
@@ -163,18 +163,18 @@ def fit_unknowns(
     values = _thinned(draws, pde)
     results = [forward.solve(value) for value in values]
     solutions = [fit.as_solution(result) for result in results]
-    noise_sd = observations.noise_sd
-    noise = float(draws.draws["noise_sd"].mean()) if "noise_sd" in draws.draws else noise_sd
+    sampled = draws.draws.get("noise_sd")
+    noise = _noise_sd(observations) if sampled is None else float(sampled.mean())
     diagnostics = fit.findings(results[-1], nll, values[-1])
     error = max(float(s.variance(x[:1000]).sqrt().max()) for s in solutions[-1:])
-    diagnostics["solver_sd_over_noise"] = error / float(noise)
-    if error > _LARGE_ERROR * float(noise):
+    diagnostics["solver_sd_over_noise"] = error / noise
+    if error > _LARGE_ERROR * noise:
         diagnostics["warnings"].append(
             f"the solver's own error at the observations, {error:.1e}, is not small beside "
-            f"their noise, {float(noise):.1e}: intervals of the unknowns are too narrow. "
+            f"their noise, {noise:.1e}: intervals of the unknowns are too narrow. "
             "Refine `grid`."
         )
-    return replace(fit.assemble(solutions, diagnostics, draws), noise_sd=float(noise))
+    return replace(fit.assemble(solutions, diagnostics, draws), noise_sd=noise)
 
 
 def _best_start(
@@ -187,8 +187,7 @@ def _best_start(
 
     Frequencies and speeds have likelihoods with many modes, which chains do not leave.
     """
-    y, noise_sd = torch.as_tensor(observations.y), observations.noise_sd
-    noise = float(_centre(noise_sd) if isinstance(noise_sd, Distribution) else noise_sd)
+    y, noise = torch.as_tensor(observations.y), _noise_sd(observations)
     candidates = [dict(centre)]
     with scoped_seed(stream_seed(seed, Stream.INIT)):
         for _ in range(_NUM_STARTS):
@@ -212,10 +211,11 @@ def _sample(
     settings: dict[str, Any],
 ) -> inference.Draws:
     unknowns, y = forward.pde.unknowns, torch.as_tensor(observations.y)
+    sample: Any = pyro.sample  # priors are Pyro's, see `Unknown`, but typed as torch's
     likelihood = Gaussian(noise_sd=observations.noise_sd)
 
     def model() -> None:
-        unknown = {name: pyro.sample(name, u.prior) for name, u in unknowns.items()}
+        unknown: dict[str, Any] = {n: sample(n, u.prior) for n, u in unknowns.items()}
         parameters = likelihood.sample_parameters()
         values = forward(unknown)
         with pyro.plate("observation", len(y)):
@@ -236,6 +236,12 @@ def _thinned(draws: inference.Draws, pde: PDE) -> list[dict[str, Tensor]]:
     count = len(next(iter(flat.values())))
     chosen = np.linspace(0, count - 1, min(MAX_SOLUTIONS, count)).round().astype(int)
     return [{n: torch.tensor(float(v[i])).double() for n, v in flat.items()} for i in chosen]
+
+
+def _noise_sd(observations: Observations) -> float:
+    """The noise, or a typical value of its prior."""
+    noise_sd = observations.noise_sd
+    return float(_centre(noise_sd)) if isinstance(noise_sd, Distribution) else float(noise_sd)
 
 
 def _centre(prior: Distribution) -> Tensor:

@@ -7,6 +7,7 @@ Gauss-Newton solution of the Gaussian-process MAP problem (Chen, Hosseini, Owhad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,21 +86,20 @@ def newton(
         steps += 1
         target, target_operator = engine.values(solution), engine.operator(solution)
         scale = float(torch.linalg.norm(source)) or float(torch.linalg.norm(target_operator))
-        share = 1.0
+        share, reached = 1.0, math.inf
+        before, trial, trial_operator = u, target, target_operator
         for _ in range(_MAX_HALVINGS if operator is not None else 1):
-            trial = u + share * (target - u)
-            trial_operator = (
-                target_operator
-                if operator is None
-                else operator + share * (target_operator - operator)
-            )
+            trial = before + share * (target - before)
+            if operator is not None:
+                trial_operator = operator + share * (target_operator - operator)
             trial_value = engine.at_equation(nonlinear_part(pde, trial)[0])
             excess = trial_operator + trial_value - source
             reached = float(torch.linalg.norm(excess)) / (scale or 1.0)
             if reached <= residual or share * reached < _RESIDUAL:
                 break
             share /= 2
-        move = float(torch.linalg.norm(trial - u)) / (float(torch.linalg.norm(trial)) or 1.0)
+        size = float(torch.linalg.norm(trial)) or 1.0
+        move = float(torch.linalg.norm(trial - before)) / size
         stalled = reached > 0.5 * residual and share == 1.0 and reached < 1e-6
         u, operator, residual = trial, trial_operator, reached
         converged = residual < _RESIDUAL or move < _STEP or stalled

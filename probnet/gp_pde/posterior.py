@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -18,94 +16,14 @@ from inference.rng import Stream, generator
 from probnet._archive import PosteriorState
 from probnet._checks import Values, check_matrix
 from probnet.gp_pde import storage
-from probnet.gp_pde.dense import Conditioned
-from probnet.gp_pde.engines import GridSolution
 from probnet.gp_pde.export import build_tree
 from probnet.gp_pde.prior import AxisPrior
-from probnet.gp_pde.uncertainty import PathwiseErrors, innovation_scale
+from probnet.gp_pde.solution import Solution
 from probnet.posterior import Posterior
 from probnet.predictive import DrawsMixture
 
 if TYPE_CHECKING:
     import xarray
-
-_JITTER = 1e-10  # of a joint covariance, relative to its largest variance
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """One Gaussian posterior of u, with a scale of its errors that is measured when needed.
-
-    Attributes:
-        core: exact conditioning, or a grid solve.
-        num_equation: how many rows of exact conditioning are the equation's.
-        calibrated: scale the standard deviations by innovations.
-        seed: of the prior draws that give a grid solve its covariance.
-    """
-
-    core: Conditioned | GridSolution
-    num_equation: int
-    calibrated: bool
-    seed: int
-
-    @property
-    def prior(self) -> tuple[AxisPrior, ...]:
-        """The prior of every axis."""
-        core = self.core
-        return tuple(core.prior if isinstance(core, Conditioned) else core.system.prior)
-
-    @cached_property
-    def scale(self) -> float:
-        """κ, by which standard deviations are multiplied."""
-        if isinstance(self.core, GridSolution):
-            return self._errors.scale
-        return innovation_scale(self.core, self.num_equation) if self.calibrated else 1.0
-
-    def variance(self, x: Tensor) -> Tensor:
-        """Variance of u at points, above zero everywhere."""
-        if isinstance(self.core, Conditioned):
-            return self.scale**2 * self.core.variance(x)
-        return self._errors.at(x).square().mean(0) + self._floor
-
-    def law(self, x: Tensor, noise_var: float, *, joint: bool) -> Distribution:
-        """The Gaussian law of u at points, plus independent noise."""
-        mean = self.core.mean(x)
-        if not joint:
-            return Normal(mean, (self.variance(x) + noise_var).sqrt(), validate_args=False)
-        factor = self._factor(x)
-        covariance = factor @ factor.mT
-        smallest = _JITTER * float(covariance.diagonal().max())
-        covariance.diagonal().add_(max(smallest, self._floor) + noise_var)
-        return MultivariateNormal(mean, covariance, validate_args=False)
-
-    def functions(self, n: int, x: Tensor, stream: torch.Generator) -> Tensor:
-        """Draws of u, coherent between points: `(n, points)`."""
-        factor = self._factor(x)
-        normals = torch.randn((n, factor.shape[1]), generator=stream, dtype=torch.float64)
-        return self.core.mean(x) + normals @ factor.mT
-
-    def _factor(self, x: Tensor) -> Tensor:
-        """A matrix whose product with its transpose is the covariance at points."""
-        if isinstance(self.core, GridSolution):
-            errors = self._errors.at(x)
-            return errors.mT / math.sqrt(len(errors))
-        # A difference of prior covariances is positive definite up to rounding only.
-        values, vectors = torch.linalg.eigh(self.core.covariance(x))
-        return self.scale * vectors * values.clamp_min(0).sqrt()
-
-    @cached_property
-    def _errors(self) -> PathwiseErrors:
-        if not isinstance(self.core, GridSolution):
-            raise TypeError("exact conditioning has its covariance in closed form")
-        return PathwiseErrors(self.core, self.seed, calibrated=self.calibrated)
-
-    @cached_property
-    def _floor(self) -> float:
-        """Rounding error of the solution, as a variance: no standard deviation is zero."""
-        if isinstance(self.core, Conditioned):
-            return 0.0
-        size = float(self.core.u.abs().max()) or 1.0
-        return (1e-13 * size) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +130,26 @@ class SpectralGPPosterior(Posterior, family="gp_pde"):
             )
         points = self._points(x)
         return torch.stack([s.core.mean(points, alpha) for s in self.solutions]).mean(0)
+
+    def covariance(self, x: Values) -> Tensor:
+        """Covariance of u at points under the prior, exact and not scaled: `(n, n)`.
+
+        In closed form where the process was conditioned exactly. On grids by preconditioned
+        conjugate gradients on one row per node, at a cost of some hundred applications of the
+        operator: the predictions use prior draws instead, whose errors are those of the grid's
+        own estimate. With several solutions it is their mean plus the covariance of the means.
+
+        Args:
+            x: shape `(n, d)`.
+
+        Warns:
+            SolverWarning: if conjugate gradients have not converged.
+        """
+        points = self._points(x)
+        within = torch.stack([s.covariance(points) for s in self.solutions]).mean(0)
+        means = torch.stack([s.core.mean(points) for s in self.solutions])
+        centred = means - means.mean(0)
+        return within + centred.mT @ centred / len(means)
 
     def spectrum(self) -> tuple[AxisPrior, ...]:
         """The spectral mixture of every axis: `weight`, `frequency` and `lengthscale`.

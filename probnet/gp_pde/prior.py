@@ -85,8 +85,9 @@ class AxisPrior:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> AxisPrior:
         """Rebuild the prior that `to_dict` described."""
-        arrays = (
+        weight, lengthscale, frequency = (
             torch.tensor(fields[name], dtype=torch.float64)
             for name in ("weight", "lengthscale", "frequency")
         )
-        return cls(*arrays, float(fields["smoothness"]), fields["period"])
+        smoothness, period = float(fields["smoothness"]), fields["period"]
+        return cls(weight, lengthscale, frequency, smoothness, period)

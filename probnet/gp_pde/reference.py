@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from inference._checks import check_integer, check_positive
 from probnet.gp_pde.discretisation import Discretisation, discretise
 from probnet.gp_pde.engines import GridSolution
+from probnet.gp_pde.fit import Fit
 from probnet.gp_pde.newton import NewtonResult
 from probnet.gp_pde.posterior import SpectralGPPosterior
 from probnet.gp_pde.prior import AxisPrior
@@ -151,8 +152,6 @@ def fit_adam(
     callback: Callable[[int, GridSolution], None] | None = None,
 ) -> SpectralGPPosterior:
     """Run the published method; no uncertainty is part of it, and none is calibrated."""
-    from probnet.gp_pde.solver import Fit
-
     check_integer("num_steps", num_steps, 1)
     check_integer("num_components", num_components, 1)
     check_positive("frequency_bound", frequency_bound)

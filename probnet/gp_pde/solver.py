@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference._checks import check_choice, check_integer, check_nonnegative
+from probnet.gp_pde.checks import SolverWarning
 from probnet.gp_pde.discretisation import discretise
 from probnet.gp_pde.fit import Fit
 from probnet.gp_pde.posterior import SpectralGPPosterior
@@ -16,10 +17,7 @@ from probnet.pde import PDE, Condition, Observations
 
 METHODS = ("evidence", "spectrum", "nuts", "adam")
 _DEFAULT_GRID = (400, 200, 48)
-
-
-class SolverWarning(UserWarning):
-    """Something about a solution that makes it less trustworthy."""
+_DEFAULT_NOISY_GRID = (400, 40, 12)  # exact conditioning costs the cube of the nodes
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ class SpectralGPSolver:
 
     Args:
         grid: nodes per axis, one number for all axes or a sequence; 400, 200 and 48 per axis in
-            one, two and three dimensions by default.
+            one, two and three dimensions by default; 40 and 12 in two and three where data
+            have noise.
         smoothness: ν of the prior: 2.5, 3.5, 4.5 or infinity (Gaussian mixture); `"auto"` lets
             the evidence choose.
         max_components: frequencies per axis beside the smooth component; by default 6 in one
@@ -125,6 +124,8 @@ class SpectralGPSolver:
             from probnet.gp_pde.reference import fit_adam
 
             return fit_adam(self, pde, conditions, progress=progress, **options)
+        noisy = not pde.unknowns and _noisy(pde, conditions, observations)
+        grid = self.grid_shape(pde.dim, noisy=noisy)
         if pde.unknowns:
             from probnet.gp_pde.inverse import fit_unknowns
 
@@ -135,10 +136,10 @@ class SpectralGPSolver:
                 )
             found = fit_unknowns(
                 lambda problem: Fit(self, problem, method, seed), pde, conditions, observations,
-                grid=self.grid_shape(pde.dim), seed=seed, progress=progress, **options,
+                grid=grid, seed=seed, progress=progress, **options,
             )  # fmt: skip
         else:
-            problem = discretise(pde, conditions, self.grid_shape(pde.dim), observations)
+            problem = discretise(pde, conditions, grid, observations)
             fit = Fit(self, problem, method, seed)
             if method == "nuts":
                 from probnet.gp_pde.hyper import sample_hyperparameters
@@ -151,11 +152,22 @@ class SpectralGPSolver:
             warnings.warn(message, SolverWarning, stacklevel=2)
         return found
 
-    def grid_shape(self, dim: int) -> tuple[int, ...]:
+    def grid_shape(self, dim: int, *, noisy: bool = False) -> tuple[int, ...]:
         """Nodes per axis for an equation in `dim` dimensions."""
-        grid = _DEFAULT_GRID[dim - 1] if self.grid is None else self.grid
+        default = _DEFAULT_NOISY_GRID if noisy else _DEFAULT_GRID
+        grid = default[dim - 1] if self.grid is None else self.grid
         shape = (grid,) * dim if isinstance(grid, int) else tuple(grid)
         return tuple(check_integer(f"grid[{j}]", n, 1) for j, n in enumerate(shape))
+
+
+def _noisy(
+    pde: PDE,
+    conditions: Condition | Sequence[Condition],
+    observations: Observations | None,
+) -> bool:
+    given = [conditions] if isinstance(conditions, Condition) else list(conditions)
+    noises = [pde.source_noise_sd, *(getattr(entry, "noise_sd", 0.0) for entry in given)]
+    return observations is not None or any(noise > 0 for noise in noises)
 
 
 def _refuse_options(method: str, options: dict[str, Any]) -> None:

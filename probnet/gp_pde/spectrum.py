@@ -106,7 +106,7 @@ def _least_squares(columns: Array, t: Array, frequencies: Array) -> tuple[Array,
     """Coefficients of a constant, a slope, cosines and sines; and what they leave."""
     angles = 2 * math.pi * np.outer(t, frequencies)
     design = np.hstack([np.ones((len(t), 1)), t[:, None] - 0.5, np.cos(angles), np.sin(angles)])
-    coefficients = np.linalg.lstsq(design, columns, rcond=1e-10)[0]
+    coefficients: Array = np.linalg.lstsq(design, columns, rcond=1e-10)[0].astype(np.float64)
     return coefficients, columns - design @ coefficients
 
 

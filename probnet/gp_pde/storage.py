@@ -19,7 +19,7 @@ def pack(core: Conditioned | GridSolution) -> tuple[dict[str, Any], dict[str, Te
     """What `unpack` needs."""
     if isinstance(core, Conditioned):
         rows = core.rows
-        fields = {"kind": "dense", "nugget": core.factor.nugget, "prior": core.prior}
+        fields: dict[str, Any] = {"kind": "dense", "nugget": core.factor.nugget}
         tensors = {"x": rows.x, "values": rows.values, "noise_var": rows.noise_var}
         coefficients = rows.coefficients
     else:
@@ -27,14 +27,14 @@ def pack(core: Conditioned | GridSolution) -> tuple[dict[str, Any], dict[str, Te
         fields = {
             "kind": "grid",
             "nugget": system.nugget,
-            "prior": system.prior,
             "orders": [[list(end) for end in axis] for axis in system.orders],
         }
         tensors = {"u": core.u, "right": system.right}
         tensors |= {f"nodes.{j}": nodes for j, nodes in enumerate(system.nodes)}
         tensors |= {f"faces.{j}": f for j, f in enumerate(system.faces) if f is not None}
         coefficients = system.coefficients
-    fields["prior"] = [prior.to_dict() for prior in fields["prior"]]
+    priors = core.prior if isinstance(core, Conditioned) else core.system.prior
+    fields["prior"] = [prior.to_dict() for prior in priors]
     tensors |= {f"a.{_name(order)}": a for order, a in coefficients.items()}
     return fields, tensors
 

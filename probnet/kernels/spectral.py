@@ -132,7 +132,7 @@ class _SpectralMixture(Kernel):
     """What the two mixtures share: positive parameters of shape `(Q,)` and the formula."""
 
     smoothness: float
-    is_stationary: ClassVar[bool] = True
+    is_stationary: ClassVar[bool] = True  # pyright: ignore[reportIncompatibleMethodOverride] - a property there
 
     def __init__(
         self, num_mixtures: int, *, period: float | None = None, **kwargs: Any
@@ -172,7 +172,9 @@ class _SpectralMixture(Kernel):
         }
         self.initialize(**invert, frequency=frequency)
 
-    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - as GPyTorch's own kernels
+        self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any
+    ) -> Tensor:
         """Gram matrix of inputs `(*batch, n, 1)` and `(*batch, m, 1)`, or its diagonal."""
         return self.derivatives(x1, x2, diag=diag)[0]
 

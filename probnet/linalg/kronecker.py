@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import scipy.linalg
 import torch
 from torch import Tensor
+
+_tensordot: Any = torch.tensordot  # annotated with a number of dimensions only
 
 _MAX_CONDITION = 1e8  # of eigenvectors; beyond it Schur vectors are taken
 _BATCHED_ENTRIES = 4_000_000  # triangular matrices solved at once
@@ -15,7 +18,7 @@ _BATCHED_ENTRIES = 4_000_000  # triangular matrices solved at once
 
 def mode_product(matrix: Tensor, values: Tensor, axis: int) -> Tensor:
     """Apply a matrix `(m, n)` along one axis, of length n, of an array."""
-    return torch.tensordot(matrix, values, dims=([1], [axis])).movedim(0, axis)
+    return _tensordot(matrix, values, ([1], [axis])).movedim(0, axis)
 
 
 class KroneckerSum:
@@ -115,7 +118,7 @@ class _Factor:
         inverse, info = torch.linalg.inv_ex(vectors)
         condition = float(torch.linalg.norm(vectors) * torch.linalg.norm(inverse))
         if int(info) or not condition < _MAX_CONDITION:
-            t, z = scipy.linalg.schur(matrix.numpy(), output="complex")
+            t, z, *_ = scipy.linalg.schur(matrix.numpy(), output="complex")
             self.triangle = torch.from_numpy(t)
             eigenvalues, vectors = self.triangle.diagonal(), torch.from_numpy(z)
             inverse, condition = vectors.mH.contiguous(), math.sqrt(len(t))
@@ -171,6 +174,6 @@ def _back_substitute(triangles: Sequence[Tensor], shift: Tensor, values: Tensor)
         return torch.linalg.solve_triangular(shifted, values[..., None], upper=True)[..., 0]
     found = torch.zeros_like(values)
     for i in range(n - 1, -1, -1):
-        known = torch.tensordot(found[:, i + 1 :], triangle[i, i + 1 :], dims=([1], [0]))
+        known = _tensordot(found[:, i + 1 :], triangle[i, i + 1 :], ([1], [0]))
         found[:, i] = _back_substitute(rest, shift + triangle[i, i], values[:, i] - known)
     return found
