@@ -30,7 +30,8 @@ def test_the_published_trajectory_is_reproduced():
 
 def test_other_conditions_and_bad_options_are_refused(problem):
     pde, u = problem()
+    conditions = [Neumann(0.0, "x_min"), Dirichlet(u, "x_max")]
     with pytest.raises(ValueError, match="Dirichlet data only"):
-        SpectralGPSolver(grid=9).fit(pde, Neumann(0.0, "x_min"), method="adam")
+        SpectralGPSolver(grid=9).fit(pde, conditions, method="adam")
     with pytest.raises(ValueError, match="frequency_bound"):
         SpectralGPSolver(grid=9).fit(pde, Dirichlet(u), method="adam", frequency_bound=-1.0)
