@@ -73,7 +73,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained
 left.hist(beta, bins=30, density=True)
 left.axvline(BETA, color="k")
 left.set(xlabel="speed", ylabel="density")
-image = right.imshow(field, origin="lower", extent=(0, 1, 0, 1), aspect="auto")
+image = right.imshow(field.numpy(), origin="lower", extent=(0, 1, 0, 1), aspect="auto")
 right.scatter(where[:, 1], where[:, 0], c=readings.y, edgecolors="k", s=25)
 right.set(xlabel="t", ylabel="x", title="posterior mean and readings")
 figure.colorbar(image, ax=right)

@@ -65,7 +65,9 @@ print(f"relative L2 error {relative_error:.1e}, largest standard deviation {sd.m
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
 fields = {"u": mean, "log₁₀ |error|": error.abs().log10(), "log₁₀ sd": sd.log10()}
 for panel, (name, field) in zip(axes, fields.items(), strict=True):
-    image = panel.imshow(field.reshape(201, 201).mT, origin="lower", extent=(0, 1, 0, 1))
+    image = panel.imshow(
+        field.reshape(201, 201).mT.numpy(), origin="lower", extent=(0, 1, 0, 1)
+    )
     panel.set(title=name, xlabel="x", ylabel="y")
     figure.colorbar(image, ax=panel, shrink=0.8)
 figure.savefig(OUT / "allen_cahn_2d.png", dpi=120)

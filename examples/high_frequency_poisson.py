@@ -87,12 +87,14 @@ mean, sd, truth = posterior.mean(x), posterior.sd(x), u(x[:, 0])
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
 left.plot(x, mean, lw=1)
 left.set(xlabel="x", ylabel="u", title="solution, 48 nodes")
-middle.fill_between(x[:, 0], -2 * sd, 2 * sd, color="tab:blue", alpha=0.3, lw=0)
+middle.fill_between(
+    x[:, 0].numpy(), (-2 * sd).numpy(), (2 * sd).numpy(), color="tab:blue", alpha=0.3, lw=0
+)
 middle.plot(x, mean - truth, "k", lw=1)
 middle.set(xlabel="x", title="error, and two standard deviations")
 prior = posterior.spectrum()[0]
-right.vlines(prior.frequency, 0, prior.weight.sqrt())
-right.set(xlabel="cycles per unit", ylabel="amplitude", title="spectrum", yscale="log")
+right.semilogy(prior.frequency.numpy(), prior.weight.sqrt().numpy(), "o")
+right.set(xlabel="cycles per unit", ylabel="amplitude", title="spectrum")
 figure.savefig(OUT / "high_frequency_poisson.png", dpi=120)
 
 # %%

@@ -150,7 +150,7 @@ def discretise(
         conditions: on its faces.
         grid: nodes per axis.
         observations: values inside.
-        unknown: values of the equation's `Unknown`s.
+        unknown: values of its `Unknown` scalars.
 
     Raises:
         ValueError: on what cannot be solved: too few nodes, arrays of another shape, NaN,

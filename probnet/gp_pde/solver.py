@@ -99,7 +99,7 @@ class SpectralGPSolver:
             observations: noisy values of u inside.
             method: `"evidence"`: frequencies from the data, the rest by the marginal
                 likelihood; `"spectrum"`: frequencies from the data alone; `"nuts"`: sampled,
-                the `Unknown`s of the equation if it has any, else the hyper-parameters (one
+                the `Unknown` scalars if there are any, else the hyper-parameters (one
                 dimension); `"adam"`: the published objective and optimiser, for comparison.
             seed: of everything random.
             progress: show a progress bar on a terminal.

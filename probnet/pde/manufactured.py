@@ -24,7 +24,7 @@ def apply_operator(
         pde: whose left-hand side is applied.
         solution: u, a function of one tensor per axis, in torch operations.
         *points: coordinates, one tensor per axis, of one shape.
-        unknown: values of the equation's `Unknown`s.
+        unknown: values of its `Unknown` scalars.
 
     Returns:
         A tensor of the points' shape.
@@ -50,7 +50,7 @@ def manufactured(
     Args:
         pde: its `source` is replaced.
         solution: u, in torch operations.
-        unknown: values of the equation's `Unknown`s.
+        unknown: values of its `Unknown` scalars.
     """
 
     def source(*points: Any) -> Tensor:

@@ -170,7 +170,7 @@ class PDE:
 
         Args:
             points: coordinates, one tensor per axis.
-            unknown: values of the `Unknown`s.
+            unknown: values of the `Unknown` scalars.
         """
         found: dict[MultiIndex, Tensor] = {}
         for index, entry in self.terms.items():
