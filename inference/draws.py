@@ -17,7 +17,7 @@ from inference import export
 from inference._checks import check_integer
 from inference.gradients import map_chains
 from inference.labels import check_labels, plate_axes
-from inference.pyro_model import PyroTarget
+from inference.model_target import ModelTarget
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.targets import Target
 from inference.tree import nest_names
@@ -140,7 +140,7 @@ class Draws:
             seed: of the random draws.
         """
         target = self._need_target("posterior_predictive")
-        if not isinstance(target, PyroTarget):
+        if not isinstance(target, ModelTarget):
             raise TypeError(
                 "posterior_predictive needs a Pyro model; a LogDensity does not say how data "
                 "arise. Use `predict` with a function that does."
@@ -181,7 +181,7 @@ class Draws:
         if posterior_predictive:
             named["posterior_predictive"] = self.posterior_predictive()
         target = self._target
-        if isinstance(target, PyroTarget) and (log_likelihood or posterior_predictive):
+        if isinstance(target, ModelTarget) and (log_likelihood or posterior_predictive):
             observed = target.observed_data()
             named["observed_data"] = {name: v.numpy(force=True) for name, v in observed.items()}
             plates = {n: plate_axes(target, n, v.ndim, self.draws) for n, v in observed.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inference._version import __version__
-from inference.pyro_model import PyroTarget
+from inference.model_target import ModelTarget
 from inference.targets import Target
 
 Dims = Mapping[str, Sequence[str]]
@@ -44,7 +44,7 @@ def label_axes(
 
 def plate_axes(target: Target, name: str, count: int, taken: Collection[str]) -> list[str]:
     """Default names of a variable's `count` axes; none may be the name of a variable."""
-    plates = target.plates.get(name, {}) if isinstance(target, PyroTarget) else {}
+    plates = target.plates.get(name, {}) if isinstance(target, ModelTarget) else {}
     axes = [plates.get(axis, f"{name}_dim_{axis}") for axis in range(count)]
     return [f"{axis}_dim" if axis in taken else axis for axis in axes]
 
@@ -93,5 +93,5 @@ def run_attributes(target: Target, *, method: str, seed: int, started: float) ->
         "wall_time": time.perf_counter() - started,
         "versions": {name: version(name) for name in ("torch", "pyro-ppl", "numpy")},
         "target": target.describe(),
-        "nested_parameters": not isinstance(target, PyroTarget),
+        "nested_parameters": not isinstance(target, ModelTarget),
     }
