@@ -103,6 +103,7 @@ def _run_task(task: _Task) -> Run:
         batch_size=request.batch_size,
         dtype=dtype,
         device=request.device,
+        backend=request.backend,
     )
     positions = torch.from_numpy(np.array(task.positions)).to(target.device)
     with pyro.validation_enabled(False):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inference import export
 from inference._checks import check_integer
+from inference.backends import load
 from inference.gradients import map_chains
 from inference.labels import check_labels, plate_axes
 from inference.model_target import ModelTarget
@@ -102,9 +103,10 @@ class Draws:
 
         Args:
             function: takes the parameters of one draw (a dict of tensors, nested as in the
-                `LogDensity`) and returns a tensor or a dict of tensors.
+                `LogDensity`) and returns a tensor or a dict of tensors; of JAX arrays if the
+                draws were made by the JAX backend.
             batch_size: draws evaluated at once; bounds the memory beside the result.
-            vectorized: under `torch.func.vmap`; else draw by draw.
+            vectorized: under `vmap`; else draw by draw.
 
         Returns:
             An array `(chain, draw, *shape)`, or a dict of them.
@@ -114,7 +116,10 @@ class Draws:
         def one(values: dict[str, Tensor]) -> Any:
             return function(nest_names(values) if nested else values)
 
-        return self._map(one, batch_size, vectorized=vectorized)
+        function_of_tensors: Callable[[Any], Any] = one
+        if self.attrs.get("backend") == "jax":
+            function_of_tensors = load("bridge").for_tensors(one)
+        return self._map(function_of_tensors, batch_size, vectorized=vectorized)
 
     def log_likelihood(
         self, data: Any = None, *, batch_size: int = 256
@@ -131,7 +136,7 @@ class Draws:
         )
 
     def posterior_predictive(self, data: Any = None, *, seed: int = 0) -> dict[str, np.ndarray]:
-        """New values of a Pyro model's observed sites, one for every draw, by site.
+        """New values of a model's observed sites, one for every draw, by site.
 
         The model is run draw by draw: torch's samplers cannot be vectorised.
 
@@ -142,7 +147,7 @@ class Draws:
         target = self._need_target("posterior_predictive")
         if not isinstance(target, ModelTarget):
             raise TypeError(
-                "posterior_predictive needs a Pyro model; a LogDensity does not say how data "
+                "posterior_predictive needs a Pyro or NumPyro model; a LogDensity does not say how data "
                 "arise. Use `predict` with a function that does."
             )
         with scoped_seed(stream_seed(seed, Stream.PREDICTIVE)):

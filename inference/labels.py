@@ -16,6 +16,11 @@ from inference.targets import Target
 
 Dims = Mapping[str, Sequence[str]]
 
+_LIBRARIES = {
+    "torch": ("torch", "pyro-ppl", "numpy"),
+    "jax": ("jax", "numpyro", "torch", "numpy"),
+}
+
 
 def label_axes(
     target: Target, position: Tensor, dims: Dims | None, coords: Mapping[str, Any] | None
@@ -91,7 +96,8 @@ def run_attributes(target: Target, *, method: str, seed: int, started: float) ->
         "method": method,
         "seed": seed,
         "wall_time": time.perf_counter() - started,
-        "versions": {name: version(name) for name in ("torch", "pyro-ppl", "numpy")},
+        "versions": {name: version(name) for name in _LIBRARIES[target.backend]},
+        "backend": target.backend,
         "target": target.describe(),
         "nested_parameters": not isinstance(target, ModelTarget),
     }

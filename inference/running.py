@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from inference import full_data
+from inference.backends import check_options, load
 from inference.binding import bind
 from inference.blocks import EagerStepper, Stepper
 from inference.checkpoint import Checkpoint, read_snapshot
@@ -90,8 +91,15 @@ def run(
         full_data.check_arguments(request.method, plan, request, saved=saving is not None)
         dtype = torch.float64
     bound = bind(
-        target, data, batch_size=request.batch_size, dtype=dtype, device=request.device
+        target,
+        data,
+        batch_size=request.batch_size,
+        dtype=dtype,
+        device=request.device,
+        backend=request.backend,
     )
+    request = replace(request, backend=bound.backend)
+    check_options(bound, chain_method=plan.chain_method, compile=request.compile)
     _check_control_variates(bound, plan)
     started = time.perf_counter()
     with pyro.validation_enabled(False):
@@ -171,8 +179,7 @@ def run_chains(
         target, sampler, plan, evaluate, minibatches, stepper=stepper, checkpoint=checkpoint
     )
     finished = driver.run(positions, snapshot)
-    compiled = isinstance(stepper, CompiledStepper) and stepper.compiled
-    return replace(finished, compiled=compiled)
+    return replace(finished, compiled=stepper.compiled)
 
 
 def check_target(saved: Mapping[str, Any], target: Target, positions: Tensor) -> None:
@@ -208,13 +215,17 @@ def _stepper(
     minibatches: Minibatches,
     mode: bool | str,
 ) -> Stepper:
+    controls = plan.control_variates is not None
+    if target.backend == "jax":
+        kind = load("stepper").ScanStepper
+        return kind(target, sampler, minibatches, control_variates=controls)
     eager = EagerStepper(sampler, evaluate, minibatches)
     if mode is False or plan.chain_method == "sequential":
         return eager
     graph = traceable(target)
     return CompiledStepper(
         sampler,
-        graph if plan.control_variates is None else controlled(graph),
+        controlled(graph) if controls else graph,
         minibatches,
         eager,
         mode=mode,

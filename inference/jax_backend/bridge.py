@@ -65,6 +65,29 @@ class JaxFunction:
         return self._batched[axes]
 
 
+def for_tensors(function: Callable[[Any], Any]) -> Callable[[dict[str, Tensor]], Any]:
+    """A JAX function of a dict of arrays as one of a dict of tensors.
+
+    Args:
+        function: returns an array or a dict of arrays.
+    """
+    known: dict[Any, JaxFunction] = {}
+
+    def call(values: dict[str, Tensor]) -> Any:
+        key = (tuple(values), next(iter(values.values())).dtype)
+        if key not in known:
+
+            def named(_: Any, *arrays: Array) -> dict[str, Array]:
+                found = function(dict(zip(key[0], arrays, strict=True)))
+                return found if isinstance(found, dict) else {"": found}
+
+            known[key] = JaxFunction(named, (), key[1])
+        found = known[key](*values.values())
+        return found[""] if set(found) == {""} else found
+
+    return call
+
+
 class JaxDensity:
     """A log density with its gradient and products with its Hessian.
 

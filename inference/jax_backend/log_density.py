@@ -103,18 +103,18 @@ class JaxLogDensityTarget(JaxTarget):
 
         return JaxFunction(log_lik, tuple(map(from_torch, rows.leaves)), self.dtype)
 
-    def _constrained(self, constants: Arrays, position: Array) -> NamedArrays:
+    def constrained(self, constants: Arrays, position: Array) -> NamedArrays:
         return self._values(position)[0]
 
-    def _unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
+    def unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
         pairs = zip(self._transforms.items(), values, strict=True)
         free = {name: transform.inv(value) for (name, transform), value in pairs}
         return {"position": join(self.layout, free)}
 
-    def _log_jacobian(self, constants: Arrays, position: Array) -> NamedArrays:
+    def log_jacobian_of(self, constants: Arrays, position: Array) -> NamedArrays:
         return {"log_jacobian": self._values(position)[1]}
 
-    def _terms(self, constants: Arrays, position: Array) -> NamedArrays:
+    def terms_of(self, constants: Arrays, position: Array) -> NamedArrays:
         parts = self._terms_of_rows(constants, position)
         return {name: jnp.sum(value) for name, value in parts.items()}
 

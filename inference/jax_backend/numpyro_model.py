@@ -118,7 +118,7 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         model = self._called(constants, leaves)
         return -potential_energy(model, (), {}, split(self.layout, position))
 
-    def _constrained(self, constants: Arrays, position: Array) -> NamedArrays:
+    def constrained(self, constants: Arrays, position: Array) -> NamedArrays:
         some = constants
         if self._subsample is None and self.batch_size is not None:
             some = tuple(x[: self.batch_size] for x in constants)
@@ -130,18 +130,18 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         kept = {n: v for n, v in found.items() if n not in self._found.deterministic}
         return values | kept
 
-    def _unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
+    def unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
         named = dict(zip(self.layout.shapes, values, strict=True))
         free: Any = unconstrain_fn(self._called(constants, ()), (), {}, named)
         return {"position": join(self.layout, free)}
 
-    def _log_jacobian(self, constants: Arrays, position: Array) -> NamedArrays:
+    def log_jacobian_of(self, constants: Arrays, position: Array) -> NamedArrays:
         model, free = self._called(constants, ()), split(self.layout, position)
         values: Any = constrain_fn(model, (), {}, free)
         inside = log_density(model, (), {}, values)[0]
         return {"log_jacobian": -potential_energy(model, (), {}, free) - inside}
 
-    def _terms(self, constants: Arrays, position: Array) -> NamedArrays:
+    def terms_of(self, constants: Arrays, position: Array) -> NamedArrays:
         model, free = self._called(constants, ()), split(self.layout, position)
         values: Any = constrain_fn(model, (), {}, free)
         found: Any = compute_log_probs(model, (), {}, values)

@@ -33,18 +33,18 @@ class JaxTarget(Target):
         """As `Target.log_density`."""
 
     @abstractmethod
-    def _constrained(self, constants: Arrays, position: Array) -> NamedArrays: ...
+    def constrained(self, constants: Arrays, position: Array) -> NamedArrays: ...
 
     @abstractmethod
-    def _unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
+    def unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
         """The position, as `position`; values in the order of the layout."""
 
     @abstractmethod
-    def _log_jacobian(self, constants: Arrays, position: Array) -> NamedArrays:
+    def log_jacobian_of(self, constants: Arrays, position: Array) -> NamedArrays:
         """As `log_jacobian`."""
 
     @abstractmethod
-    def _terms(self, constants: Arrays, position: Array) -> NamedArrays: ...
+    def terms_of(self, constants: Arrays, position: Array) -> NamedArrays: ...
 
     def _build(self) -> None:
         with precision(self.dtype):
@@ -54,10 +54,10 @@ class JaxTarget(Target):
         self._constrain, self._unconstrain, self._jacobian, self._named_terms = (
             JaxFunction(function, self.constants, self.dtype)
             for function in (
-                self._constrained,
-                self._unconstrained,
-                self._log_jacobian,
-                self._terms,
+                self.constrained,
+                self.unconstrained,
+                self.log_jacobian_of,
+                self.terms_of,
             )
         )
 
