@@ -40,12 +40,16 @@ def choose_backend(backend: str, target: LogDensity | Callable[..., Any], data: 
                 f"its functions are evaluated by backend={kind!r}."
             )
         return kind
-    if backend != "auto":
-        return backend
-    if callable(target) and "numpyro" in sys.modules:
-        with pyro.get_param_store().scope(), scoped_seed(0):  # it may be a Pyro model
-            return "jax" if load("numpyro_model").uses_numpyro(target, data) else "torch"
-    return "torch"
+    if backend == "jax" or "numpyro" not in sys.modules:
+        return "torch" if backend == "auto" else backend
+    with pyro.get_param_store().scope(), scoped_seed(0):  # it may be a Pyro model
+        found = "jax" if load("numpyro_model").uses_numpyro(target, data) else "torch"
+    if backend == "torch" and found == "jax":
+        raise ValueError(
+            "backend='torch' does not fit a NumPyro model. Leave `backend` out, or write the "
+            "model in Pyro."
+        )
+    return found
 
 
 def load(module: str) -> Any:

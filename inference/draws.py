@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference import export
+from inference import backends, export
 from inference._checks import check_integer
-from inference.backends import load
 from inference.gradients import map_chains
 from inference.labels import check_labels, plate_axes
 from inference.model_target import ModelTarget
@@ -118,7 +117,7 @@ class Draws:
 
         function_of_tensors: Callable[[Any], Any] = one
         if self.attrs.get("backend") == "jax":
-            function_of_tensors = load("bridge").for_tensors(one)
+            function_of_tensors = backends.load("bridge").for_tensors(one)
         return self._map(function_of_tensors, batch_size, vectorized=vectorized)
 
     def log_likelihood(

@@ -257,9 +257,10 @@ class NumPyroTarget(JaxTarget, ModelTarget):
                 evaluate = jax.jit(run) if values else lambda *a: jax.eval_shape(run, *a)
                 found: Any = evaluate(arrays, rows)
         except (ValueError, RuntimeError, TypeError, IndexError, AssertionError) as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ValueError(
-                f"the model could not be run by JAX on data with shapes "
-                f"{self.data.describe()}: {error}"
+                "the model could not be traced by JAX on data with shapes "
+                f"{self.data.describe()}: {reason}"
             ) from error
         read = to_torch if values else lambda x: x
         return {

@@ -79,8 +79,10 @@ class NumPyroGuide:
         kind = AUTOGUIDES.get(guide) if isinstance(guide, str) else guide
         self._auto = inspect.isclass(kind) and issubclass(kind, AutoContinuous)
         if not self._auto:
-            self._model, self._guide = self._by_site, lambda constants, _: target.data.call(
-                guide, constants
+            self._model = self._by_site
+            self._guide = block(  # the plates are the guide's own
+                lambda constants, _: target.data.call(guide, constants),
+                hide_fn=lambda site: site["type"] == "plate",
             )
             self._check_sites()
             return
