@@ -1,9 +1,10 @@
 """Runs on disk: a directory of safetensors and JSON, consistent whenever the process dies.
 
-`meta.json` says what was asked for; `draws-000000.safetensors` and so on hold draws, each
-written once. `state.safetensors` says how many of those files count and where every chain and
-random stream stands; it is replaced in one move, and that is the moment at which a checkpoint
-exists. Nothing in the directory can execute.
+`meta.json` says what was asked for and `start.safetensors` where the chains start;
+`draws-000000.safetensors` and so on hold draws, each written once. `state.safetensors` says
+how many of those files count and where every chain and random stream stands; it is replaced in
+one move, and that is the moment at which a checkpoint exists. Nothing in the directory can
+execute.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from inference._checks import check_integer
 from inference.plan import Store
 
 _FORMAT = 1
@@ -65,43 +65,27 @@ class Snapshot:
 
 
 class Checkpoint:
-    """A directory to save a run in.
+    """A directory that draws and states are saved in as a run goes.
 
     Args:
         path: the directory; made if it is not there.
         every: steps between two checkpoints; None: about every ten seconds.
-        meta: what was asked for, JSON-able.
         parts: number of files of draws that are there already (a run that goes on).
         stored: draws in them, by store.
-        fresh: whether this is a new run.
-
-    Raises:
-        FileExistsError: if the run is new and there is one in the directory.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
         every: int | None,
-        meta: Mapping[str, Any],
         *,
         parts: int = 0,
         stored: Mapping[str, int] | None = None,
-        fresh: bool = True,
     ) -> None:
-        self._path = Path(path)
-        self._every = None if every is None else check_integer("checkpoint_every", every, 1)
+        self._path, self._every = path, every
         self._parts, self._stored = parts, dict(stored or {})
         self._saved_at, self._saved_step = time.monotonic(), 0
-        self._path.mkdir(parents=True, exist_ok=True)
-        if fresh and (self._path / "meta.json").exists():
-            raise FileExistsError(
-                f"`checkpoint` {str(self._path)!r} holds a run already. Go on with it by "
-                "inference.resume, or remove the directory."
-            )
-        _write(
-            self._path / "meta.json", json.dumps({"format": _FORMAT, **meta}, indent=1).encode()
-        )
+        path.mkdir(parents=True, exist_ok=True)
 
     def due(self, step: int, *, last: bool) -> bool:
         """Whether to save after `step` steps."""
@@ -133,6 +117,39 @@ class Checkpoint:
         content = save_tensors(tensors, metadata={"position": json.dumps(position)})
         _write(self._path / "state.safetensors", content)
         self._saved_at, self._saved_step = time.monotonic(), snapshot.step
+
+
+def begin(path: Path, meta: Mapping[str, Any], start: Mapping[str, Tensor]) -> None:
+    """Make a directory for a run, and note what it is asked to do and where it starts.
+
+    Raises:
+        FileExistsError: if there is a run in the directory.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    there = ("meta.json", "state.safetensors", "draws-*.safetensors", "chains-*")
+    if any(next(path.glob(pattern), None) for pattern in there):
+        raise FileExistsError(
+            f"`checkpoint` {str(path)!r} holds a run already. Go on with it by "
+            "inference.resume, or remove the directory."
+        )
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in start.items()}
+    _write(path / "start.safetensors", save_tensors(tensors))
+    write_meta(path, meta)
+
+
+def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """Note what the run in a directory is asked to do."""
+    _write(path / "meta.json", json.dumps({"format": _FORMAT, **meta}, indent=1).encode())
+
+
+def read_start(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """What `begin` was given as `start`.
+
+    Raises:
+        ValueError: if the file is missing or damaged.
+    """
+    tensors, _ = _read(path / "start.safetensors", "pt")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:

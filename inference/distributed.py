@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyro
@@ -14,12 +14,10 @@ from torch import Tensor
 
 from inference import full_data
 from inference.binding import bind
+from inference.chains import Saving, run_chains
 from inference.gradients import log_density_and_gradient
 from inference.plan import Plan, Run
 from inference.request import Request
-
-if TYPE_CHECKING:
-    from inference.running import Saving
 
 _GROUPS = 8  # a constant: the draws must not depend on how many workers there are
 
@@ -37,8 +35,17 @@ class _Task:
     saving: Saving | None
 
 
+def check_executor(executor: Any) -> None:
+    """Raise `TypeError` unless tasks can be submitted."""
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(
+            "`executor` must be a concurrent.futures.Executor, such as Dask's "
+            f"client.get_executor(); got {type(executor).__name__}."
+        )
+
+
 def run_groups(
-    executor: Executor,
+    executor: Executor | None,
     model: tuple[Any, Any],
     request: Request,
     plan: Plan,
@@ -52,48 +59,42 @@ def run_groups(
     A task that is run again, because its worker was lost, goes on from its own checkpoint.
 
     Args:
-        executor: any `concurrent.futures.Executor` whose tasks may hold the target.
+        executor: any `concurrent.futures.Executor` whose tasks may hold the target; None: the
+            groups run here, one after another.
         model: the target and its data, as the user gave them.
         request: what to do.
         plan: of all chains.
         positions: starting points (chains, dim).
         anchor: of the control variates, shape (dim,).
         saving: where to save; every group has a directory of its own in it.
-
-    Raises:
-        TypeError: if `executor` has no `submit`.
     """
-    if not hasattr(executor, "submit"):
-        raise TypeError(
-            "`executor` must be a concurrent.futures.Executor, such as Dask's "
-            f"client.get_executor(); got {type(executor).__name__}."
-        )
-    if saving is not None:
-        _claim(saving, request)
     pooled = request.method == "hmc"  # its chains adapt together
     count = 1 if pooled else min(_GROUPS, plan.num_chains)
     bounds = np.linspace(0, plan.num_chains, count + 1, dtype=int).tolist()
-    futures = [
-        executor.submit(
-            _run_task,
-            _Task(
-                *model,
-                request,
-                replace(plan, num_chains=stop - start, first_chain=start, progress=False),
-                positions[start:stop].numpy(force=True),
-                None if anchor is None else anchor.numpy(force=True),
-                _own(saving, start),
-            ),
+    tasks = [
+        _Task(
+            *model,
+            request,
+            replace(plan, num_chains=stop - start, first_chain=start, progress=False),
+            positions[start:stop].numpy(force=True),
+            None if anchor is None else anchor.numpy(force=True),
+            _own(saving, start),
         )
         for start, stop in pairwise(bounds)
     ]
-    return _together([future.result() for future in futures], bounds)
+    if executor is None:
+        return _together([_run_task(task) for task in tasks], bounds)
+    futures = [executor.submit(_run_task, task) for task in tasks]
+    try:
+        return _together([future.result() for future in futures], bounds)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
 
 
 def _run_task(task: _Task) -> Run:
     """What a worker does."""
-    from inference.running import run_chains
-
     request, plan = task.request, task.plan
     full = request.sampler_name in full_data.METHODS
     dtype = torch.float64 if full else request.dtype
@@ -123,17 +124,6 @@ def _run_task(task: _Task) -> Run:
             anchor=anchor if anchor is None else anchor.to(target.device),
             saving=task.saving,
         )
-
-
-def _claim(saving: Saving, request: Request) -> None:
-    """Raise unless the run is new, or goes on with one of groups."""
-    taken = any(saving.path.glob("chains-*"))
-    if taken and not saving.go_on:
-        raise FileExistsError(
-            f"`checkpoint` {str(saving.path)!r} holds a run already. Go on with it by calling "
-            "inference.sample with the same arguments after removing it, or choose another."
-        )
-    del request
 
 
 def _own(saving: Saving | None, start: int) -> Saving | None:

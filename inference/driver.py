@@ -90,6 +90,8 @@ class Driver:
         plan = self._plan
         state, start = self._begin(positions, snapshot)
         interrupted, enough = False, None
+        if plan.until is not None:  # a run that goes on may be there already
+            enough = plan.until.enough(self._draws, 0, 0.0)
         began = time.monotonic()
         with (
             progress_bar(plan.num_steps, start, plan.progress) as bar,

@@ -8,15 +8,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from inference import running
 from inference._checks import check_options
-from inference.binding import bind
+from inference.chains import Saving
 from inference.checkpoint import read_meta
 from inference.draws import Draws
-from inference.gradients import log_density_and_gradient
-from inference.initial import Init, initial_positions
 from inference.request import Request, check_unchanged
 
 
@@ -26,7 +22,6 @@ def resume(
     data: Any = None,
     *,
     num_samples: int | None = None,
-    init: Init = None,
     executor: Any = None,
     progress: bool = True,
     coords: Mapping[str, Any] | None = None,
@@ -43,8 +38,7 @@ def resume(
         target: the model or `LogDensity` that was sampled: code is not saved.
         data: the data it was given.
         num_samples: draws a chain in all; None: as many as were asked for.
-        init: the starting points, if they were given to `sample`.
-        executor: as for `sample`, if it was given there.
+        executor: as for `sample`. A run of groups of chains goes on as such without one, too.
         progress: show a progress bar on a terminal.
         coords: coordinates by dimension.
         dims: names of the axes of each variable.
@@ -65,25 +59,19 @@ def resume(
     if num_samples is not None:
         request = replace(request, num_samples=num_samples)
         _check_length(request, saved)
-    bound = bind(
-        target,
-        data,
-        batch_size=request.batch_size,
-        dtype=getattr(torch, meta["target"]["dtype"]),
-        device=request.device,
-        backend=request.backend,
-    )
-    evaluate = log_density_and_gradient(bound, request.chain_method)
-    positions = initial_positions(bound, evaluate, init, request.seed, request.num_chains)
-    running.check_target(meta["target"], bound, positions)
+    if executor is not None and not meta["grouped"]:
+        raise ValueError(
+            "`executor` was given to go on with a run that was made without one; leave it out."
+        )
+    saving = Saving(Path(path), meta["every"], go_on=True, grouped=meta["grouped"])
     return running.run(
         target,
         data,
         request,
-        init=init,
+        init=None,
         labels=running.Labels(dims, coords),
         progress=progress,
-        saving=running.Saving(Path(path), meta["every"], go_on=True),
+        saving=saving,
         executor=executor,
         entry=resume,
     )

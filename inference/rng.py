@@ -118,7 +118,9 @@ class NormalStream:
 
     def state(self) -> dict[str, Tensor]:
         """Where the stream stands, for `restore`."""
-        return {"generators": self._before, "used": torch.tensor(self._used)}
+        done = self._used == self._block_steps
+        now = generator_states(self._generators) if done else self._before
+        return {"generators": now, "used": torch.tensor(self._used)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go where another stream of the same arguments stood."""

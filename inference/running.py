@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -14,40 +13,27 @@ import torch
 from torch import Tensor
 
 from inference import full_data
-from inference.backends import check_options, load
+from inference.backends import check_options
 from inference.binding import bind
-from inference.blocks import EagerStepper, Stepper
-from inference.checkpoint import Checkpoint, read_snapshot
-from inference.compiled import CompiledStepper
+from inference.chains import Saving, run_chains
+from inference.checkpoint import (
+    begin,
+    read_meta,
+    read_start,
+    write_meta,
+)
+from inference.distributed import check_executor, run_groups
 from inference.draws import Draws
-from inference.driver import Driver
-from inference.gradients import LogDensityAndGradient, log_density_and_gradient, traceable
+from inference.gradients import log_density_and_gradient
 from inference.initial import Init, initial_positions
 from inference.labels import label_axes, run_attributes
-from inference.minibatches import Anchor, Minibatches, controlled
 from inference.mode import find_mode
 from inference.plan import Plan, Run
 from inference.request import Request, check_unchanged, describe_options
-from inference.samplers import Sampler
 from inference.schedules import Cyclical
 from inference.targets import Target
 
 _SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where a run is saved.
-
-    Attributes:
-        path: the directory.
-        every: steps between checkpoints, None for about ten seconds.
-        go_on: whether to continue what is there.
-    """
-
-    path: Path
-    every: int | None
-    go_on: bool
 
 
 @dataclass(frozen=True)
@@ -83,6 +69,7 @@ def run(
         executor: where chain groups run; None: here.
         entry: the function the user called, for messages.
     """
+    check_executor(executor)
     plan = request.plan(progress=progress)
     full = request.sampler_name in full_data.METHODS
     sampler = None if full else request.sampler(entry)
@@ -103,17 +90,16 @@ def run(
     _check_control_variates(bound, plan)
     started = time.perf_counter()
     with pyro.validation_enabled(False):
-        evaluate = log_density_and_gradient(bound, plan.chain_method)
-        positions = initial_positions(bound, evaluate, init, plan.seed, plan.num_chains)
+        positions, anchor = _starts(bound, plan, init, saving)
+        if saving is not None:
+            _register(saving, bound, request, positions, anchor)
         axes = label_axes(bound, positions[0], labels.dims, labels.coords)
-        anchor = _find_anchor(bound, plan, positions)
-        if executor is not None:
-            from inference.distributed import run_groups
-
+        if executor is not None or (saving is not None and saving.grouped):
             found = run_groups(
                 executor, (target, data), request, plan, positions, anchor, saving=saving
             )
         elif sampler is None:
+            evaluate = log_density_and_gradient(bound, plan.chain_method)
             options = dict(request.options)
             found = full_data.run(
                 request.method, bound, plan, evaluate, positions, options=options
@@ -136,101 +122,63 @@ def run(
     )
 
 
-def run_chains(
+def _starts(
+    target: Target, plan: Plan, init: Init, saving: Saving | None
+) -> tuple[Tensor, Tensor | None]:
+    """Starting points (chains, dim) and the control variates' anchor (dim,)."""
+    if saving is not None and saving.go_on:
+        found = read_start(saving.path, target.device)
+        return found["positions"], found.get("anchor")
+    evaluate = log_density_and_gradient(target, plan.chain_method)
+    positions = initial_positions(target, evaluate, init, plan.seed, plan.num_chains)
+    anchor = find_mode(target, positions[0]) if plan.control_variates == "mode" else None
+    return positions, anchor
+
+
+def _register(
+    saving: Saving,
     target: Target,
-    sampler: Sampler,
-    plan: Plan,
-    positions: Tensor,
     request: Request,
-    *,
-    anchor: Tensor | None = None,
-    saving: Saving | None = None,
-) -> Run:
-    """A block of chains from its starting points, or from where its checkpoint stands.
-
-    Args:
-        target: the log density.
-        sampler: what advances the chains.
-        plan: how long, and which chains.
-        positions: starting points (chains, dim).
-        request: how to evaluate and compile.
-        anchor: of the control variates, shape (dim,).
-        saving: where to save.
-    """
-    plain = log_density_and_gradient(target, plan.chain_method)
-    evaluate = plain if plan.control_variates is None else controlled(plain)
-    minibatches = Minibatches(target, plan.seed, plan.chains, shared=plan.share_batches)
-    if anchor is not None:
-        minibatches.anchor = _anchor(plain, anchor.expand_as(positions))
-    stepper = _stepper(target, sampler, plan, evaluate, minibatches, request.compile)
-    checkpoint, snapshot = None, None
-    if saving is not None:
-        fingerprint = _fingerprint(target, plain, positions)
-        meta = {"request": request.to_json(), "target": fingerprint}
-        found = None
-        if saving.go_on:
-            found = read_snapshot(saving.path, target.device)
-        parts, stored = (0, None) if found is None else found[1:]
-        snapshot = None if found is None else found[0]
-        checkpoint = Checkpoint(
-            saving.path, saving.every, meta, parts=parts, stored=stored, fresh=not saving.go_on
-        )
-    driver = Driver(
-        target, sampler, plan, evaluate, minibatches, stepper=stepper, checkpoint=checkpoint
-    )
-    finished = driver.run(positions, snapshot)
-    return replace(finished, compiled=stepper.compiled)
+    positions: Tensor,
+    anchor: Tensor | None,
+) -> None:
+    """Note in the run's directory what it is, or check that it is the one saved there."""
+    now = _fingerprint(target)
+    if saving.go_on:
+        saved = dict(read_meta(saving.path)["target"])
+        before = saved.pop("log_density")
+        check_unchanged(saved, now)
+        value = _first_log_density(target, request, positions)
+        if abs(value - before) > _SAME.get(target.dtype, 1e-3) * max(1.0, abs(before)):
+            raise ValueError(
+                "the run cannot go on: the target's log_density is "
+                f"{value:.10g} at the first starting point, and was {before:.10g}."
+            )
+    now["log_density"] = _first_log_density(target, request, positions)
+    meta = {
+        "request": request.to_json(),
+        "target": now,
+        "every": saving.every,
+        "grouped": saving.grouped,
+    }
+    if saving.go_on:
+        write_meta(saving.path, meta)
+    else:
+        start = {"positions": positions}
+        begin(saving.path, meta, start if anchor is None else {**start, "anchor": anchor})
 
 
-def check_target(saved: Mapping[str, Any], target: Target, positions: Tensor) -> None:
-    """Raise `ValueError` unless the target is the one a run was saved with."""
-    evaluate = log_density_and_gradient(target, "vectorized")
-    now = _fingerprint(target, evaluate, positions)
-    was, value = dict(saved), now.pop("log_density")
-    before = was.pop("log_density")
-    check_unchanged(was, now)
-    if abs(value - before) > _SAME.get(target.dtype, 1e-3) * max(1.0, abs(before)):
-        raise ValueError(
-            "the run cannot go on: the target's log_density is "
-            f"{value:.10g} at the first starting point, and was {before:.10g}."
-        )
-
-
-def _fingerprint(
-    target: Target, evaluate: LogDensityAndGradient, positions: Tensor
-) -> dict[str, Any]:
-    """What tells one target from another, JSON-able."""
+def _fingerprint(target: Target) -> dict[str, Any]:
+    """What tells one target and its data from another, JSON-able."""
     digest = hashlib.sha256()
     for leaf in target.leaves:
         digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
-    value, _ = evaluate(positions[:1], None)
-    return {**target.describe(), "data": digest.hexdigest(), "log_density": float(value[0])}
+    return {**target.describe(), "data": digest.hexdigest()}
 
 
-def _stepper(
-    target: Target,
-    sampler: Sampler,
-    plan: Plan,
-    evaluate: LogDensityAndGradient,
-    minibatches: Minibatches,
-    mode: bool | str,
-) -> Stepper:
-    controls = plan.control_variates is not None
-    if target.backend == "jax":
-        kind = load("stepper").ScanStepper
-        return kind(target, sampler, minibatches, control_variates=controls)
-    eager = EagerStepper(sampler, evaluate, minibatches)
-    if mode is False or plan.chain_method == "sequential":
-        return eager
-    graph = traceable(target)
-    return CompiledStepper(
-        sampler,
-        controlled(graph) if controls else graph,
-        minibatches,
-        eager,
-        mode=mode,
-        steps={True: plan.num_warmup, False: plan.num_steps - plan.num_warmup},
-    )
+def _first_log_density(target: Target, request: Request, positions: Tensor) -> float:
+    evaluate = log_density_and_gradient(target, request.chain_method)
+    return float(evaluate(positions[:1], None)[0][0])
 
 
 def _check_control_variates(target: Target, plan: Plan) -> None:
@@ -239,16 +187,6 @@ def _check_control_variates(target: Target, plan: Plan) -> None:
             "`control_variates` quieten the gradients of minibatches; give `batch_size` too, "
             "or leave them out."
         )
-
-
-def _find_anchor(target: Target, plan: Plan, positions: Tensor) -> Tensor | None:
-    """The mode, searched from the first chain's start."""
-    return find_mode(target, positions[0]) if plan.control_variates == "mode" else None
-
-
-def _anchor(evaluate: LogDensityAndGradient, positions: Tensor) -> Anchor:
-    _, gradient = evaluate(positions, None)
-    return Anchor(positions, gradient)
 
 
 def _describe_run(plan: Plan, found: Run) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from inference import running
+from inference._checks import check_integer
+from inference.chains import Saving
 from inference.draws import Draws
 from inference.initial import Init
 from inference.log_density import LogDensity
@@ -77,7 +79,8 @@ def sample(
         share_batches: every chain sees the same minibatches: cheaper, but their noise is then
             common, and R-hat optimistic.
         keep_warmup: also return every `thin`-th warm-up position.
-        chunk_size: steps between health checks and copies to the host; does not change draws.
+        chunk_size: steps between health checks and copies to the host, rounded up to a multiple
+            of 8 where steps may be compiled; does not change draws.
         control_variates: quieten minibatch gradients by their difference to those at an
             anchor: `"mode"`, the posterior mode, for unimodal posteriors; `"epoch"`, where each
             chain was at the start of the epoch. One more minibatch gradient a step.
@@ -131,7 +134,11 @@ def sample(
     )
     saving = None
     if checkpoint is not None:
-        saving = running.Saving(Path(checkpoint), checkpoint_every, go_on=False)
+        if checkpoint_every is not None:
+            check_integer("checkpoint_every", checkpoint_every, 1)
+        saving = Saving(
+            Path(checkpoint), checkpoint_every, go_on=False, grouped=executor is not None
+        )
     elif checkpoint_every is not None:
         raise ValueError("`checkpoint_every` was given without a `checkpoint` to write to.")
     return running.run(

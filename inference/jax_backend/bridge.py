@@ -100,9 +100,7 @@ class JaxDensity:
     def __init__(
         self, log_density: Callable[..., Array], constants: Any, dtype: torch.dtype
     ) -> None:
-        def product(
-            constants: Any, position: Array, vector: Array, *leaves: Array
-        ) -> Array:
+        def product(constants: Any, position: Array, vector: Array, *leaves: Array) -> Array:
             gradient = jax.grad(lambda z: log_density(constants, z, *leaves))
             return jax.jvp(gradient, (position,), (vector,))[1]
 

@@ -23,9 +23,7 @@ _GROUP = 50
 _NAMES = {"full_mass": "dense_mass"}
 
 
-def run(
-    target: JaxTarget, plan: Plan, positions: Tensor, *, options: Mapping[str, Any]
-) -> Run:
+def run(target: JaxTarget, plan: Plan, positions: Tensor, *, options: Mapping[str, Any]) -> Run:
     """Sample all chains in lock-step.
 
     Ctrl-C keeps the draws that are complete, which every chain has the same number of.
@@ -146,9 +144,7 @@ def _kept(step: int, plan: Plan) -> bool:
 def _store(target: JaxTarget, found: dict[str, Any], draws: Store, statistics: Store) -> None:
     positions = to_torch(found.pop("position").swapaxes(0, 1))
     chains, count, dim = positions.shape
-    values = map_chains(
-        target.constrain, positions.reshape(-1, dim), chain_method="vectorized"
-    )
+    values = map_chains(target.constrain, positions.reshape(-1, dim), chain_method="vectorized")
     draws.append({n: v.reshape(chains, count, *v.shape[1:]).numpy() for n, v in values.items()})
     found["tree_depth"] = np.frexp(found["n_steps"].astype(float))[1]
     statistics.append({name: values.T for name, values in found.items()})

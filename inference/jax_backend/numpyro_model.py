@@ -180,9 +180,7 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         known = self._pointwise.get(name)
         if known is None or known[0] is not data:
             new = None if data is None else Data(host(data), dtype=self.dtype)
-            constants = (
-                self.constants if new is None else tuple(map(from_torch, new.leaves))
-            )
+            constants = self.constants if new is None else tuple(map(from_torch, new.leaves))
             own = self._subsample is not None
 
             def called(constants: Arrays, *arrays: Array) -> NamedArrays:
@@ -248,7 +246,9 @@ class NumPyroTarget(JaxTarget, ModelTarget):
                     if site["type"] in ("sample", "deterministic")
                 }
             )
-            return {name: (_array(sites[name]["value"]), _log_prob(sites[name])) for name in kept}
+            return {
+                name: (_array(sites[name]["value"]), _log_prob(sites[name])) for name in kept
+            }
 
         try:
             with precision(self.dtype):

@@ -136,9 +136,7 @@ class NumPyroGuide:
             for start in range(0, num_steps, _GROUP):
                 count = min(_GROUP, num_steps - start)
                 rows = None if batches is None else from_torch(batches.take(_GROUP)[:, 0])
-                state, losses = run(
-                    target.constants, target.rows, state, rows, np.int32(count)
-                )
+                state, losses = run(target.constants, target.rows, state, rows, np.int32(count))
                 trace[start : start + count] = -np.asarray(losses)[:count]
                 bar.update(count)
             self._params = svi.get_params(state)

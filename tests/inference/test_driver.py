@@ -173,8 +173,7 @@ class Recorder:
 
 def test_momentum_is_redrawn_every_so_many_steps_warmup_included(monkeypatch):
     recorder = Recorder(resample_every=3)
-    monkeypatch.setattr("inference.sampling._build_sampler", lambda name, options: recorder)
-    monkeypatch.setattr("inference.sampling._describe_options", lambda options: {})
+    monkeypatch.setattr("inference.request.Request.sampler", lambda self, also: recorder)
     draws = run(num_warmup=4, num_samples=5)
     warm, cold = ("step", True), ("step", False)
     assert recorder.events == [

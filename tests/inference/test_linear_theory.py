@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from inference import linear_theory
-from inference.samplers import SGHMC, SGLD, SGNHT, Settings
+from inference.samplers import SGHMC, SGLD, SGNHT, Settings, take_step
 
 LAMBDA = np.array([0.5, 4.0, 60.0])
 EPSILON, FRICTION = 0.15, 2.0
@@ -94,8 +94,8 @@ def test_autocorrelation_time_is_that_of_a_simulated_chain():
 
     state, total = sampler.init(normal(), normal(), settings), 0.0
     for _ in range(n):
-        state, _ = sampler.step(
-            lambda x, _: (x.sum(-1), -lam * x), state, None, normal(), settings
+        state, _ = take_step(
+            sampler, lambda x, _: (x.sum(-1), -lam * x), state, None, normal(), settings
         )
         total = total + state.position / n
     step = linear_theory.baoa(np.array([lam]), np.array(epsilon), np.array(friction))

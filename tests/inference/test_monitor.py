@@ -29,7 +29,7 @@ def bounded(limit):
 
 def run(target, data=None, **options):
     given = {"num_chains": 4, "num_warmup": 0, "num_samples": 150, "step_size": 0.3}
-    given |= {"init": {"x": np.zeros(2)}, "progress": False}
+    given |= {"init": {"x": np.zeros(2)}, "compile": False, "progress": False}
     return inference.sample(target, data, **(given | options))
 
 

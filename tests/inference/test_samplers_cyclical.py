@@ -43,7 +43,7 @@ def exact_gradients(monkeypatch):
         log_density_and_gradient(target, "vectorized")(points, None), closed_form(points, None)
     )
     monkeypatch.setattr(
-        "inference.sampling.log_density_and_gradient", lambda target, method: closed_form
+        "inference.running.log_density_and_gradient", lambda target, method: closed_form
     )
 
 
@@ -69,6 +69,7 @@ def cyclical_run(steps, exploration, thin=3):
         thin=thin,
         num_chains=CHAINS,
         init=START,
+        compile=False,
         progress=False,
     )
     assert draws.num_samples == 30 * per_cycle
@@ -92,6 +93,7 @@ def test_cycles_find_the_modes_and_long_explorations_or_constant_steps_do_not():
         num_warmup=0,
         num_samples=2000,
         init=START,
+        compile=False,
         progress=False,
     )
     assert max(modes_hit(constant)) <= 2
@@ -182,8 +184,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     found = Recorder()
-    monkeypatch.setattr("inference.sampling._build_sampler", lambda name, options: found)
-    monkeypatch.setattr("inference.sampling._describe_options", lambda options: {})
+    monkeypatch.setattr("inference.request.Request.sampler", lambda self, also: found)
     return found
 
 

@@ -114,8 +114,8 @@ def test_temperature_zero_is_deterministic_given_the_batches(monkeypatch):
     options = {"temperature": 0.0, "num_chains": 2, "num_warmup": 0, "num_samples": 40}
     options |= {"thin": 1}
     first = run_regression(spec, data, **options).draws["w"]
-    monkeypatch.setattr("inference.rng.NormalStream._fill", lambda self: torch.full(
-        (self._block_steps, len(self._generators), self._dim), 7.0, dtype=torch.float64
+    monkeypatch.setattr("inference.rng.NormalStream.take", lambda self, count: torch.full(
+        (count, len(self._generators), self._dim), 7.0, dtype=torch.float64
     ))  # fmt: skip
     second = run_regression(spec, data, **options).draws["w"]
     np.testing.assert_array_equal(first, second)
