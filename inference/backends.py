@@ -43,7 +43,7 @@ def choose_backend(backend: str, target: LogDensity | Callable[..., Any], data: 
     if backend == "jax" or "numpyro" not in sys.modules:
         return "torch" if backend == "auto" else backend
     with pyro.get_param_store().scope(), scoped_seed(0):  # it may be a Pyro model
-        found = "jax" if load("numpyro_model").uses_numpyro(target, data) else "torch"
+        found = "jax" if load("numpyro_sites").uses_numpyro(target, data) else "torch"
     if backend == "torch" and found == "jax":
         raise ValueError(
             "backend='torch' does not fit a NumPyro model. Leave `backend` out, or write the "

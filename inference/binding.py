@@ -35,7 +35,7 @@ def bind(
     where = torch.device(device or "cpu")
     if not (isinstance(target, LogDensity) or callable(target)):
         raise TypeError(
-            f"`target` must be a Pyro or NumPyro model (a callable) or an inference.LogDensity; "
+            "`target` must be a Pyro or NumPyro model (a callable) or an inference.LogDensity; "
             f"got {type(target).__name__}."
         )
     if choose_backend(backend, target, data) == "jax":

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from inference import hmc, nuts
-from inference.backends import load
 from inference._checks import check_fraction, check_integer, check_options, check_positive
+from inference.backends import load
 from inference.gradients import LogDensityAndGradient
 from inference.plan import Run
 from inference.schedules import Constant

@@ -1,4 +1,4 @@
-"""What targets made from probabilistic programs have in common, whichever language they are in."""
+"""What targets made from probabilistic programs, Pyro's or NumPyro's, have in common."""
 
 from __future__ import annotations
 

@@ -104,17 +104,21 @@ class JaxLogDensityTarget(JaxTarget):
         return JaxFunction(log_lik, tuple(map(from_torch, rows.leaves)), self.dtype)
 
     def constrained(self, constants: Arrays, position: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         return self._values(position)[0]
 
     def unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         pairs = zip(self._transforms.items(), values, strict=True)
         free = {name: transform.inv(value) for (name, transform), value in pairs}
         return {"position": join(self.layout, free)}
 
     def log_jacobian_of(self, constants: Arrays, position: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         return {"log_jacobian": self._values(position)[1]}
 
     def terms_of(self, constants: Arrays, position: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         parts = self._terms_of_rows(constants, position)
         return {name: jnp.sum(value) for name, value in parts.items()}
 

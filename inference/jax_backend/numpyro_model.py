@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import torch
-from numpyro.distributions import Unit, biject_to
 from numpyro.handlers import seed, substitute, trace, uncondition
-from numpyro.infer import init_to_uniform
 from numpyro.infer.util import (
     compute_log_probs,
     constrain_fn,
@@ -18,13 +16,13 @@ from numpyro.infer.util import (
     potential_energy,
     unconstrain_fn,
 )
-from numpyro.primitives import Messenger
 from torch import Tensor
 
 from inference.data import Data, Leaves
 from inference.jax_backend.arrays import Array, from_torch, join, precision, split, to_torch
 from inference.jax_backend.bridge import JaxFunction
 from inference.jax_backend.log_density import host
+from inference.jax_backend.numpyro_sites import Rows, Site, describe, log_prob, start_value
 from inference.jax_backend.target import Arrays, JaxTarget, NamedArrays
 from inference.model_target import ModelTarget, own_subsample, plate_dims
 from inference.pyro_rows import RowSites, rows_passed, rows_taken
@@ -32,34 +30,6 @@ from inference.targets import Named, check_batch_size
 from inference.tree import Layout
 
 _SCOUT_SEED = 0
-
-
-class Frame(NamedTuple):
-    """A plate around a site."""
-
-    name: str
-    dim: int
-    size: int
-    full_size: int
-
-
-class Site(NamedTuple):
-    """What one run of the model tells about a site, as `inference.pyro_handlers.Site` does."""
-
-    value: Any
-    free_shape: torch.Size
-    log_prob: Any
-    frames: tuple[Frame, ...]
-    event_dim: int
-    latent: bool
-    deterministic: bool
-    data: bool
-    discrete: bool
-
-    @property
-    def data_or_factor(self) -> bool:
-        """Whether it is conditioned on."""
-        return not (self.latent or self.deterministic)
 
 
 class NumPyroTarget(JaxTarget, ModelTarget):
@@ -119,6 +89,7 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         return -potential_energy(model, (), {}, split(self.layout, position))
 
     def constrained(self, constants: Arrays, position: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         some = constants
         if self._subsample is None and self.batch_size is not None:
             some = tuple(x[: self.batch_size] for x in constants)
@@ -131,17 +102,20 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         return values | kept
 
     def unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         named = dict(zip(self.layout.shapes, values, strict=True))
         free: Any = unconstrain_fn(self._called(constants, ()), (), {}, named)
         return {"position": join(self.layout, free)}
 
     def log_jacobian_of(self, constants: Arrays, position: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         model, free = self._called(constants, ()), split(self.layout, position)
         values: Any = constrain_fn(model, (), {}, free)
         inside = log_density(model, (), {}, values)[0]
         return {"log_jacobian": -potential_energy(model, (), {}, free) - inside}
 
     def terms_of(self, constants: Arrays, position: Array) -> NamedArrays:
+        """See `JaxTarget`."""
         model, free = self._called(constants, ()), split(self.layout, position)
         values: Any = constrain_fn(model, (), {}, free)
         found: Any = compute_log_probs(model, (), {}, values)
@@ -226,7 +200,7 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         scales = scales if leaves else {}
 
         def call() -> Any:
-            with _Rows(scales, rows):
+            with Rows(scales, rows):
                 return (data or self.data).call(self._model, arrays)
 
         return call
@@ -237,18 +211,16 @@ class NumPyroTarget(JaxTarget, ModelTarget):
 
         def run(constants: Arrays, leaves: Arrays) -> dict[str, tuple[Array, Array]]:
             model = seed(self._called(constants, leaves), jax.random.PRNGKey(_SCOUT_SEED))
-            sites = trace(substitute(model, substitute_fn=_start)).get_trace()
+            sites = trace(substitute(model, substitute_fn=start_value)).get_trace()
             sizes = {n: s["args"][0] for n, s in sites.items() if s["type"] == "plate"}
             kept.update(
                 {
-                    name: _describe(site, sizes)
+                    name: describe(site, sizes)
                     for name, site in sites.items()
                     if site["type"] in ("sample", "deterministic")
                 }
             )
-            return {
-                name: (_array(sites[name]["value"]), _log_prob(sites[name])) for name in kept
-            }
+            return {n: (jnp.asarray(sites[n]["value"]), log_prob(sites[n])) for n in kept}
 
         try:
             with precision(self.dtype):
@@ -285,90 +257,6 @@ class NumPyroTarget(JaxTarget, ModelTarget):
                     "cannot sample. Sum it out in the model, or enumerate it with "
                     "numpyro.contrib.funsor."
                 )
-
-
-class _Rows(Messenger):
-    """Scales row sites, and hands plates their row numbers."""
-
-    def __init__(self, scales: Mapping[str, float], rows: Mapping[str, Array]) -> None:
-        super().__init__()
-        self._scales, self._rows = scales, rows
-
-    def process_message(self, msg: Any) -> None:
-        if msg["type"] == "plate" and msg["value"] is None:
-            size = msg["args"][1]
-            msg["value"] = self._rows.get(msg["name"], jnp.arange(size))
-        elif msg["type"] == "sample" and self._scales.get(msg["name"], 1.0) != 1.0:
-            scale = 1.0 if msg["scale"] is None else msg["scale"]
-            msg["scale"] = scale * self._scales[msg["name"]]
-
-
-class _Found(Exception):  # noqa: N818 - not an error
-    """A NumPyro site was reached."""
-
-
-class _Spy(Messenger):
-    def process_message(self, msg: Any) -> None:
-        raise _Found
-
-
-def uses_numpyro(model: Callable[..., Any], data: Any) -> bool:
-    """Whether the model reaches a site of NumPyro when it is called on the data."""
-
-    def run(arrays: Arrays) -> int:
-        with _Spy():
-            found.call(model, arrays)
-        return 0
-
-    found = Data(host(data))
-    try:
-        jax.eval_shape(run, tuple(map(from_torch, found.leaves)))
-    except _Found:
-        return True
-    except Exception:  # what it is for torch to say
-        return False
-    return False
-
-
-def _describe(site: Any, sizes: Mapping[str, int]) -> Site:
-    """All but the value and its log density."""
-    deterministic = site["type"] == "deterministic"
-    latent = not (deterministic or site["is_observed"])
-    support = site["fn"].support if latent else None
-    discrete = latent and bool(support.is_discrete)
-    shape = torch.Size()
-    if latent and not discrete:
-        shape = torch.Size(biject_to(support).inverse_shape(jnp.shape(site["value"])))
-    return Site(
-        value=None,
-        free_shape=shape,
-        log_prob=None,
-        frames=tuple(
-            Frame(f.name, f.dim, f.size, sizes[f.name]) for f in site["cond_indep_stack"]
-        ),
-        event_dim=0 if deterministic else site["fn"].event_dim,
-        latent=latent,
-        deterministic=deterministic,
-        data=not (latent or deterministic or isinstance(site["fn"], Unit)),
-        discrete=discrete,
-    )
-
-
-def _log_prob(site: Any) -> Array:
-    if site["type"] == "deterministic":
-        return _array(site["value"])
-    return _array(site["fn"].log_prob(site["value"]))
-
-
-def _array(value: Any) -> Array:
-    return jnp.asarray(value)
-
-
-def _start(site: Any) -> Any:
-    """A value of a latent site; of any support, drawn from or not."""
-    if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
-        return None
-    return init_to_uniform(site)
 
 
 def _draw_key() -> Tensor:

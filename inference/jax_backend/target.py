@@ -33,7 +33,8 @@ class JaxTarget(Target):
         """As `Target.log_density`."""
 
     @abstractmethod
-    def constrained(self, constants: Arrays, position: Array) -> NamedArrays: ...
+    def constrained(self, constants: Arrays, position: Array) -> NamedArrays:
+        """As `Target.constrain`."""
 
     @abstractmethod
     def unconstrained(self, constants: Arrays, *values: Array) -> NamedArrays:
@@ -41,10 +42,11 @@ class JaxTarget(Target):
 
     @abstractmethod
     def log_jacobian_of(self, constants: Arrays, position: Array) -> NamedArrays:
-        """As `log_jacobian`."""
+        """As `Target.log_jacobian`, by that name."""
 
     @abstractmethod
-    def terms_of(self, constants: Arrays, position: Array) -> NamedArrays: ...
+    def terms_of(self, constants: Arrays, position: Array) -> NamedArrays:
+        """As `Target.terms`."""
 
     def _build(self) -> None:
         with precision(self.dtype):
