@@ -35,8 +35,8 @@ def bind(
     where = torch.device(device or "cpu")
     if not (isinstance(target, LogDensity) or callable(target)):
         raise TypeError(
-            "`target` must be a Pyro or NumPyro model (a callable) or an inference.LogDensity; "
-            f"got {type(target).__name__}."
+            "`target` must be a Pyro model (a callable), a NumPyro model or an "
+            f"inference.LogDensity; got {type(target).__name__}."
         )
     if choose_backend(backend, target, data) == "jax":
         if where.type != "cpu":

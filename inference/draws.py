@@ -146,8 +146,8 @@ class Draws:
         target = self._need_target("posterior_predictive")
         if not isinstance(target, ModelTarget):
             raise TypeError(
-                "posterior_predictive needs a Pyro or NumPyro model; a LogDensity does not say "
-                "how data arise. Use `predict` with a function that does."
+                "posterior_predictive needs a Pyro model, or NumPyro's; a LogDensity does not "
+                "say how data arise. Use `predict` with a function that does."
             )
         with scoped_seed(stream_seed(seed, Stream.PREDICTIVE)):
             return self._map(

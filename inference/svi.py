@@ -43,6 +43,7 @@ GUIDES = (*AUTOGUIDES, *POINT_GUIDES)
 _PARETO_DRAWS = 4000
 _PARETO_LIMIT = 0.7
 _PARTICLES = 8
+_DRAWS_AT_ONCE = 250
 _CLIP_NORM = 10.0
 _FINAL_RATE = 0.1
 
@@ -305,6 +306,6 @@ def _log_density(target: Target, positions: Tensor, chain_method: str) -> Tensor
     """Log densities (count,), a few positions at a time."""
     pieces = [
         map_chains(target.log_density, some, chain_method=chain_method)
-        for some in positions.split(256)
+        for some in positions.split(_DRAWS_AT_ONCE)
     ]
     return torch.cat(pieces)

@@ -26,6 +26,7 @@ from inference.jax_backend.numpyro_sites import Rows, Site, describe, log_prob, 
 from inference.jax_backend.target import Arrays, JaxTarget, NamedArrays
 from inference.model_target import ModelTarget, own_subsample, plate_dims
 from inference.pyro_rows import RowSites, rows_passed, rows_taken
+from inference.rng import scoped_seed
 from inference.targets import Named, check_batch_size
 from inference.tree import Layout
 
@@ -223,7 +224,7 @@ class NumPyroTarget(JaxTarget, ModelTarget):
             return {n: (jnp.asarray(sites[n]["value"]), log_prob(sites[n])) for n in kept}
 
         try:
-            with precision(self.dtype):
+            with scoped_seed(_SCOUT_SEED), precision(self.dtype):  # it may be a Pyro model
                 arrays = tuple(jnp.asarray(from_torch(x)) for x in self.data.leaves)
                 rows = tuple(jnp.asarray(from_torch(x)) for x in leaves or ())
                 evaluate = jax.jit(run) if values else lambda *a: jax.eval_shape(run, *a)

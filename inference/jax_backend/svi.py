@@ -41,6 +41,7 @@ AUTOGUIDES: dict[str, type[AutoContinuous]] = {
 
 _SITE = "position"
 _GROUP = 100
+_DRAWS = 500
 
 
 class NumPyroGuide:
@@ -70,7 +71,7 @@ class NumPyroGuide:
     ) -> None:
         self._target = target
         self._params: Any = None
-        self._drawn: dict[int, Any] = {}
+        self._drawn = jax.jit(self._draws)
         dim = position.shape[0]
         if rank is not None and guide != "low_rank":
             raise ValueError(f"`rank` belongs to guide='low_rank'; the guide is {guide!r}.")
@@ -144,17 +145,17 @@ class NumPyroGuide:
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """See `inference.guides.Guide`; randomness from torch's global generator."""
-        words = from_torch(torch.randint(2**32, (2,))).astype(np.uint32)
+        pieces: list[tuple[Tensor, Tensor]] = []
         with precision(self._target.dtype):
-            if count not in self._drawn:
-                self._drawn[count] = jax.jit(self._draws, static_argnums=3)
-            found = self._drawn[count](self._target.constants, self._params, words, count)
-            return to_torch(found[0]), to_torch(found[1])
+            for _ in range(0, count, _DRAWS):
+                words = from_torch(torch.randint(2**32, (2,))).astype(np.uint32)
+                positions, log_q = self._drawn(self._target.constants, self._params, words)
+                pieces.append((to_torch(positions), to_torch(log_q)))
+        positions, log_q = (torch.cat(parts)[:count] for parts in zip(*pieces, strict=True))
+        return positions, log_q
 
-    def _draws(
-        self, constants: Any, params: Any, words: Array, count: int
-    ) -> tuple[Array, Array]:
-        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    def _draws(self, constants: Any, params: Any, words: Array) -> tuple[Array, Array]:
+        key, count = jax.random.wrap_key_data(words, impl="threefry2x32"), _DRAWS
         if not self._auto:
             one = lambda k: self._draw_sites(constants, params, k)  # noqa: E731
             return jax.vmap(one)(jax.random.split(key, count))
@@ -192,7 +193,8 @@ class NumPyroGuide:
         """The target as a NumPyro model of its parameters, in constrained space."""
         values: list[Any] = []
         for name, shape in self._shapes.items():
-            flat = ImproperUniform(constraints.real, shape, ())
+            batch = len(shape) - self._event_dims[name]
+            flat = ImproperUniform(constraints.real, shape[:batch], shape[batch:])
             values.append(numpyro.sample(name, flat))
         with block():
             position, log_jacobian = self._place(constants, values)
@@ -208,14 +210,14 @@ class NumPyroGuide:
             guide = seed(self._guide, jax.random.PRNGKey(0))
             sites = trace(guide).get_trace(target.constants, ())
         wanted = set(target.layout.shapes)
-        drawn = {
-            name
+        self._event_dims = {
+            name: site["fn"].event_dim
             for name, site in sites.items()
             if site["type"] == "sample" and not site["infer"].get("is_auxiliary", False)
         }
-        if wanted != drawn:
+        if wanted != set(self._event_dims):
             raise ValueError(
-                f"`guide` must draw the sites {sorted(wanted)}; got {sorted(drawn)}."
+                f"`guide` must draw the sites {sorted(wanted)}; got {sorted(self._event_dims)}."
             )
 
 

@@ -104,7 +104,9 @@ def test_a_run_that_died_goes_on_bit_for_bit(case, tmp_path, monkeypatch):
     with pytest.raises(Crash), monkeypatch.context() as patch:
         crashing(patch, at_save=3)
         run(tmp_path / "run", checkpoint_every=16, **CASES[case])
-    assert_equal(inference.resume(tmp_path / "run", regression(), (X, Y), progress=False), whole)
+    assert_equal(
+        inference.resume(tmp_path / "run", regression(), (X, Y), progress=False), whole
+    )
 
 
 def _work(path):

@@ -54,9 +54,7 @@ def test_a_run_at_its_goal_is_not_made_longer_by_resuming(tmp_path):
     found = run(Until(ess=500), checkpoint=tmp_path / "run")
     again = inference.resume(tmp_path / "run", NORMAL, progress=False)
     np.testing.assert_array_equal(again.draws["x"], found.draws["x"])
-    further = inference.resume(
-        tmp_path / "run", NORMAL, until={"ess": 1000}, progress=False
-    )
+    further = inference.resume(tmp_path / "run", NORMAL, until={"ess": 1000}, progress=False)
     straight = run(Until(ess=1000))
     np.testing.assert_array_equal(further.draws["x"], straight.draws["x"])
 

@@ -217,7 +217,11 @@ def test_gaussian_against_blackjax_and_numpyro():
     sghmc = {"method": "sghmc", "step_size": 0.3, "friction": 0.46}
     for seed in range(3):
         hand = report(
-            "ours, step set by hand", task, run_ours(task, 20_000, seed=seed, **sghmc), bias, 20_000
+            "ours, step set by hand",
+            task,
+            run_ours(task, 20_000, seed=seed, **sghmc),
+            bias,
+            20_000,
         )
         options, seconds = suggest(task, seed=seed)
         draws, cost = run_ours(task, 20_000, seed=seed, **options)
@@ -235,7 +239,10 @@ def test_gaussian_against_blackjax_and_numpyro():
         nuts = report("NumPyro nuts", task, run_numpyro(task, 500, 1000, seed), bias)
         to_sghmc.append((ours / max(rates), hand / max(rates)))
         to_nuts.append((ours / nuts, hand / nuts))
-    for name, ratios, floor in (("BlackJAX sghmc", to_sghmc, 100), ("NumPyro nuts", to_nuts, 10)):
+    for name, ratios, floor in (
+        ("BlackJAX sghmc", to_sghmc, 100),
+        ("NumPyro nuts", to_nuts, 10),
+    ):
         first, second = (median(r[i] for r in ratios) for i in range(2))
         print(f"ratio to {name}: suggested {first:.1f}, by hand {second:.1f} (floor {floor})")
     assert median(r[0] for r in to_sghmc) >= 100
@@ -257,7 +264,11 @@ def test_logistic_regression_against_numpyro():
     controlled = plain | {"step_size": 0.012, "friction": 30.0, "control_variates": "mode"}
     for seed in range(3):
         base = report(
-            "ours, plain, by hand", task, run_ours(task, 20_000, seed=seed, **plain), quality, 20_000
+            "ours, plain, by hand",
+            task,
+            run_ours(task, 20_000, seed=seed, **plain),
+            quality,
+            20_000,
         )
         hand = report(
             "ours, control variates, by hand",
@@ -271,11 +282,16 @@ def test_logistic_regression_against_numpyro():
         )
         draws, cost = run_ours(task, 20_000, seed=seed, **options)
         ours = report("ours, suggested and charged", task, (draws, cost + seconds), quality)
-        nuts = report("NumPyro nuts, all data", task, run_numpyro(task, 300, 500, seed), quality)
+        nuts = report(
+            "NumPyro nuts, all data", task, run_numpyro(task, 300, 500, seed), quality
+        )
         to_nuts.append((ours / nuts, hand / nuts))
         to_plain.append((ours / base, hand / base))
         assert 0.95 <= (draws.std((0, 1)) / sd).mean() <= 1.05
-    for name, ratios, floor in (("own plain sghmc", to_plain, 20), ("NumPyro nuts", to_nuts, 10)):
+    for name, ratios, floor in (
+        ("own plain sghmc", to_plain, 20),
+        ("NumPyro nuts", to_nuts, 10),
+    ):
         first, second = (median(r[i] for r in ratios) for i in range(2))
         print(f"ratio to {name}: suggested {first:.1f}, by hand {second:.1f} (floor {floor})")
     assert median(r[0] for r in to_nuts) >= 10
