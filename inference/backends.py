@@ -1,4 +1,9 @@
-"""Which library evaluates a target: torch or JAX. JAX is imported here, when it is needed."""
+"""Which library evaluates a target: torch or JAX.
+
+`backend="auto"` takes JAX for a `LogDensity` whose `params` hold JAX arrays and for a model
+that reaches a NumPyro site; `"torch"` and `"jax"` insist. JAX is an optional dependency, the
+extra `jax`, and is imported only where it is needed.
+"""
 
 from __future__ import annotations
 

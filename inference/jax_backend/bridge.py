@@ -3,6 +3,8 @@
 Everything that is written for torch targets (the search for a mode, curvatures, calibration)
 works on a JAX target through these.
 """
+# pyright: reportIncompatibleMethodOverride=false
+# torch declares the functions' arguments, which are theirs to choose, as *args.
 
 from __future__ import annotations
 

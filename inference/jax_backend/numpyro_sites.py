@@ -94,7 +94,7 @@ def describe(site: Any, sizes: Mapping[str, int]) -> Site:
     """All but the value and its log density."""
     deterministic = site["type"] == "deterministic"
     latent = not (deterministic or site["is_observed"])
-    support = site["fn"].support if latent else None
+    support: Any = site["fn"].support if latent else None
     discrete = latent and bool(support.is_discrete)
     shape = torch.Size()
     if latent and not discrete:

@@ -159,13 +159,14 @@ class NumPyroGuide:
         if not self._auto:
             one = lambda k: self._draw_sites(constants, params, k)  # noqa: E731
             return jax.vmap(one)(jax.random.split(key, count))
-        posterior = self._guide.get_posterior(params)
+        guide: Any = self._guide
+        posterior = guide.get_posterior(params)
         if isinstance(posterior, TransformedDistribution):
             positions, between = posterior.sample_with_intermediates(key, (count,))
             log_q = posterior.log_prob(positions, between)
         else:
             positions = posterior.sample(key, (count,))
-            log_q = posterior.log_prob(positions)
+            log_q: Any = posterior.log_prob(positions)
         return positions, log_q.reshape(count, -1).sum(-1)  # a normal's by coordinate
 
     def _draw_sites(self, constants: Any, params: Any, key: Array) -> tuple[Array, Array]:
