@@ -60,7 +60,13 @@ def run_chains(
     """
     plain = log_density_and_gradient(target, plan.chain_method)
     evaluate = plain if plan.control_variates is None else controlled(plain)
-    minibatches = Minibatches(target, plan.seed, plan.chains, shared=plan.share_batches)
+    minibatches = Minibatches(
+        target,
+        plan.seed,
+        plan.chains,
+        shared=plan.share_batches,
+        independent=sampler.corrects_noise,
+    )
     if anchor is not None:
         minibatches.anchor = _anchor(plain, anchor.expand_as(positions))
     stepper = _stepper(target, sampler, plan, evaluate, minibatches, request.compile)

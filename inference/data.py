@@ -130,7 +130,8 @@ class BatchStream:
     """Row numbers of minibatches, drawn without replacement within an epoch.
 
     Each chain walks through its own random permutations; the rows left over at the end of
-    an epoch, fewer than a batch, are dropped (another permutation follows).
+    an epoch, fewer than a batch, are dropped (another permutation follows). The errors of an
+    epoch's gradients add up to nearly nothing, which slow directions feel as less noise.
 
     Args:
         seed: the run's seed.
@@ -140,6 +141,8 @@ class BatchStream:
         shared: every chain sees the batches of chain 0.
         device: where the row numbers are made.
         purpose: which stream.
+        independent: draw every row with replacement instead, so that the errors of successive
+            gradients are independent.
 
     Attributes:
         steps_per_epoch: batches in a permutation.
@@ -155,10 +158,12 @@ class BatchStream:
         shared: bool,
         device: torch.device,
         purpose: Stream = Stream.BATCH,
+        independent: bool = False,
     ) -> None:
         streams = [0] if shared else chains
         self._generators = [generator(seed, purpose, c, device) for c in streams]
         self._num_data, self._batch_size = num_data, batch_size
+        self._independent = independent
         self.steps_per_epoch = num_data // batch_size
         self._epoch = torch.empty(0)
         self._used = self.steps_per_epoch
@@ -203,7 +208,9 @@ class BatchStream:
         self._before = generator_states(self._generators)
         used = self.steps_per_epoch * self._batch_size
         rows = [
-            torch.randperm(self._num_data, generator=g, device=g.device)[:used]
+            torch.randint(self._num_data, (used,), generator=g, device=g.device)
+            if self._independent
+            else torch.randperm(self._num_data, generator=g, device=g.device)[:used]
             for g in self._generators
         ]
         shape = (len(rows), self.steps_per_epoch, self._batch_size)

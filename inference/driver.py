@@ -58,11 +58,17 @@ class Driver:
         self._noise = self._stream(Stream.NOISE)
         self._momentum = self._stream(Stream.MOMENTUM)
         self._minibatches = minibatches or Minibatches(
-            target, plan.seed, plan.chains, shared=plan.share_batches
+            target,
+            plan.seed,
+            plan.chains,
+            shared=plan.share_batches,
+            independent=sampler.corrects_noise,
         )
         self._stepper = stepper or EagerStepper(sampler, evaluate, self._minibatches)
         self._checkpoint = checkpoint
-        self._monitor = Monitor(sampler, plan.num_chains, dim, target.device)
+        self._monitor = Monitor(
+            sampler, plan.num_chains, dim, target.device, may_lose_all=plan.is_group
+        )
         chunk = max(1, min(64, _CHUNK_VALUES // (plan.num_chains * dim)))
         self._chunk = self._stepper.align(plan.chunk_size or chunk)
         self._draws = Store(plan.num_samples)
@@ -292,12 +298,14 @@ class Driver:
             anchor=self._minibatches.anchor,
             pairs=pairs,
             offset=offset,
+            independent=self._sampler.corrects_noise,
         )
 
     def _predict_inflation(self, state: Any) -> dict[str, float] | None:
         """Mean and maximum, over coordinates, of the variance that minibatches add."""
         plan = self._plan
-        if self._minibatches.stream is None or plan.temperature == 0:
+        noisy = self._minibatches.stream is not None
+        if not noisy or plan.temperature == 0 or self._monitor.all_lost:
             return None
         variance = self._measure_noise(state, 32, offset=_ESTIMATIONS)
         settings = self._settings(0, plan.phase(0))

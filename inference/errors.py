@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,26 @@ class AllChainsDivergedError(RuntimeError):
     """Every chain met a non-finite log density or gradient; no usable draw remains."""
 
 
+_held: ContextVar[list[str] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held_warnings() -> Generator[list[str]]:
+    """Collect what `warn` is given instead of emitting it, as a task elsewhere must."""
+    messages: list[str] = []
+    token = _held.set(messages)
+    try:
+        yield messages
+    finally:
+        _held.reset(token)
+
+
 def warn(message: str) -> None:
     """Emit an `InferenceWarning` that points at the first line outside this package."""
+    held = _held.get()
+    if held is not None:
+        held.append(message)
+        return
     here = str(Path(__file__).parent)
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_code.co_filename.startswith(here):

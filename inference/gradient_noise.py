@@ -24,6 +24,7 @@ def gradient_variance(
     anchor: Anchor | None = None,
     pairs: int = EVALUATIONS,
     offset: int = 0,
+    independent: bool = False,
 ) -> Tensor:
     """Variance of the minibatch gradient, per coordinate, shape (chains, dim).
 
@@ -39,12 +40,19 @@ def gradient_variance(
         anchor: of control variates, which `evaluate` then takes.
         pairs: how many.
         offset: numbers the call, so that another one sees other batches.
+        independent: of minibatches whose rows are drawn with replacement.
     """
     if target.batch_size is None or target.num_data is None:
         return torch.zeros_like(positions)
     numbers = range(len(positions)) if chains is None else chains
     one, other = (
-        Minibatches(target, seed + _STRIDE * offset, numbers, purpose=purpose)
+        Minibatches(
+            target,
+            seed + _STRIDE * offset,
+            numbers,
+            purpose=purpose,
+            independent=independent,
+        )
         for purpose in (Stream.GRADIENT_NOISE, Stream.GRADIENT_NOISE_PAIR)
     )
     one.anchor = other.anchor = anchor

@@ -105,14 +105,26 @@ def langevin(eigenvalue: Array, step_size: Array, friction: Array | None = None)
     )
 
 
-def predict(step: LinearStep, eigenvalue: Array, gradient_variance: Array) -> Prediction:
-    """Bias and autocorrelation time along each eigenvector, from the Lyapunov equation."""
+def predict(
+    step: LinearStep,
+    eigenvalue: Array,
+    gradient_variance: Array,
+    steps_per_epoch: float | None = None,
+) -> Prediction:
+    """Bias and autocorrelation time along each eigenvector, from the Lyapunov equation.
+
+    Args:
+        step: of the sampler.
+        eigenvalue: λ, of the directions.
+        gradient_variance: V, of a minibatch gradient.
+        steps_per_epoch: N/n, where rows are drawn without replacement within an epoch; then
+            the gradients' errors nearly cancel over an epoch. None: they are independent.
+    """
     drift, size = step.drift, step.drift.shape[-1]
     stable = _stable(drift)
     drift = np.where(stable[..., None, None], drift, 0.0)
-    exact = _lyapunov(drift, step.noise)[..., 0, 0]
-    added = gradient_variance[..., None, None] * _outer(step.kick)
-    law = _lyapunov(drift, step.noise + added)
+    exact = _lyapunov(drift, step.noise)
+    law = exact + _noise_law(drift, step.kick, gradient_variance, steps_per_epoch)
     total, column = law[..., 0, 0], law[..., :, :1]
     first = 2 * np.linalg.solve(np.eye(size) - drift, column)[..., 0, 0] / total - 1
     squares = _lyapunov(drift, column @ np.swapaxes(column, -1, -2))[..., 0, 0]
@@ -121,12 +133,52 @@ def predict(step: LinearStep, eigenvalue: Array, gradient_variance: Array) -> Pr
         *(
             np.where(stable, figure, np.inf)
             for figure in (
-                eigenvalue * exact - 1,
-                eigenvalue * (total - exact),
+                eigenvalue * exact[..., 0, 0] - 1,
+                eigenvalue * (total - exact[..., 0, 0]),
                 np.maximum(first, second),
             )
         )
     )
+
+
+def _noise_law(
+    drift: Array, kick: Array, variance: Array, steps_per_epoch: float | None
+) -> Array:
+    """What the gradient's errors add to the stationary covariance, a mean over the epoch.
+
+    Two batches of an epoch have no row in common, so that their errors have covariance
+    −V/(N/n − 1): they are independent errors of variance V + V/(N/n − 1), less a part of
+    variance V/(N/n − 1) that is the same throughout the epoch.
+    """
+    square = _outer(kick)
+    if steps_per_epoch is None or steps_per_epoch < 2:
+        return _lyapunov(drift, variance[..., None, None] * square)
+    common = variance / (steps_per_epoch - 1)
+    whole = int(steps_per_epoch)
+    independent = _lyapunov(drift, (variance + common)[..., None, None] * square)
+    shared = common[..., None, None] * _constant_over_blocks(drift, kick, whole)
+    return independent - shared
+
+
+def _constant_over_blocks(drift: Array, kick: Array, length: int) -> Array:
+    """Covariance under kicks of unit variance, the same in a block, independent between.
+
+    From s at a block's start its j-th state is Aʲs + (I − Aʲ)b m with b = (I − A)⁻¹k; sums over
+    j of Aʲ X (Aʲ)ᵀ solve a Lyapunov equation.
+    """
+    one = np.eye(drift.shape[-1])
+    power = np.linalg.matrix_power(drift, length)
+    fixed = np.linalg.solve(one - drift, kick[..., None])
+    last = fixed - power @ fixed
+    start = _lyapunov(power, last @ np.swapaxes(last, -1, -2))
+
+    def mean(matrix: Array) -> Array:
+        moved = power @ matrix @ np.swapaxes(power, -1, -2)
+        return _lyapunov(drift, matrix - moved) / length
+
+    square = fixed @ np.swapaxes(fixed, -1, -2)
+    cross = np.linalg.solve(one - drift, last) @ np.swapaxes(fixed, -1, -2) / length
+    return mean(start + square) + square - cross - np.swapaxes(cross, -1, -2)
 
 
 def _stable(drift: Array) -> Array:

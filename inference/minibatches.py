@@ -33,6 +33,7 @@ class Minibatches:
         chains: the chains' numbers.
         shared: every chain sees the same rows.
         purpose: which random stream.
+        independent: rows are drawn with replacement, see `BatchStream`.
 
     Attributes:
         anchor: of the control variates; None for plain gradients.
@@ -46,6 +47,7 @@ class Minibatches:
         *,
         shared: bool = False,
         purpose: Stream = Stream.BATCH,
+        independent: bool = False,
     ) -> None:
         self._leaves = target.leaves
         self.anchor: Anchor | None = None
@@ -59,6 +61,7 @@ class Minibatches:
                 shared=shared,
                 device=target.device,
                 purpose=purpose,
+                independent=independent,
             )
 
     @property

@@ -19,6 +19,23 @@ _ESS_DRAWS, _ESS_MOST, _ESS_SCALARS = 20, 1000, 8
 _UNSTABLE_RATIO = 1000.0  # above it the step is unstable, and the excess says nothing
 
 
+def warn_frozen(died_at: dict[int, int]) -> None:
+    """Say which chains were frozen, and at which step."""
+    warn(
+        "chains were frozen at a non-finite log density or gradient (chain: step): "
+        f"{died_at}. Their draws from there on are NaN. A smaller `step_size` may help."
+    )
+
+
+def all_diverged(died_at: dict[int, int], step_size: float) -> AllChainsDivergedError:
+    """The error of a run with no chain left."""
+    return AllChainsDivergedError(
+        f"every chain met a non-finite log density or gradient, the last at step "
+        f"{max(died_at.values())}. Reduce `step_size` (it is {step_size:g}; try "
+        f"{step_size / 4:g}), or start elsewhere with `init`."
+    )
+
+
 class Monitor:
     """State of health of a block of chains.
 
@@ -27,11 +44,19 @@ class Monitor:
         num_chains: how many chains run.
         dim: length of a position.
         device: of the chains.
+        may_lose_all: whether to go on when no chain is left.
     """
 
     def __init__(
-        self, sampler: Sampler, num_chains: int, dim: int, device: torch.device
+        self,
+        sampler: Sampler,
+        num_chains: int,
+        dim: int,
+        device: torch.device,
+        *,
+        may_lose_all: bool = False,
     ) -> None:
+        self._may_lose_all = may_lose_all
         self.alive = torch.ones(num_chains, dtype=torch.bool, device=device)
         self.died_at: dict[int, int] = {}
         self._sampler, self._dim = sampler, dim
@@ -43,6 +68,11 @@ class Monitor:
     def all_alive(self) -> bool:
         """Whether no chain is frozen."""
         return not self.died_at
+
+    @property
+    def all_lost(self) -> bool:
+        """Whether every chain is frozen."""
+        return not bool(self.alive.any())
 
     def hold(self, new: Any, old: Any) -> Any:
         """The new state where a chain is alive, the old one elsewhere."""
@@ -71,19 +101,10 @@ class Monitor:
         for chain in fresh:
             self.died_at[chain] = first_step + int(bad[:, chain].nonzero()[0])
             self.alive[chain] = False
-        if not bool(self.alive.any()):
-            raise AllChainsDivergedError(
-                f"every chain met a non-finite log density or gradient, the last at step "
-                f"{max(self.died_at.values())}. Reduce `step_size` (it is "
-                f"{self._sampler.step_size:g}; try {self._sampler.step_size / 4:g}), or start "
-                "elsewhere with `init`."
-            )
-        if fresh:
-            steps = {chain: self.died_at[chain] for chain in fresh}
-            warn(
-                "chains were frozen at a non-finite log density or gradient (chain: step): "
-                f"{steps}. Their draws from there on are NaN. A smaller `step_size` may help."
-            )
+        if self.all_lost and not self._may_lose_all:
+            raise all_diverged(self.died_at, self._sampler.step_size)
+        if fresh and not self._may_lose_all:
+            warn_frozen({chain: self.died_at[chain] for chain in fresh})
         return fresh
 
     def record(self, statistics: dict[str, Tensor]) -> None:
@@ -103,7 +124,7 @@ class Monitor:
         of that size impossible, counting one per coordinate, chain and 100 steps.
         """
         expected = self._sampler.stationary_kinetic_temperature(settings)
-        if not expected or not self._kinetic or "kinetic" in self._warned:
+        if not expected or not self._kinetic or "kinetic" in self._warned or self.all_lost:
             return
         means = torch.cat(self._kinetic)
         steps = means.numel() * thin

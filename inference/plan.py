@@ -43,6 +43,7 @@ class Plan:
     until: Until | None = None
     control_variates: str | None = None
     first_chain: int = 0
+    is_group: bool = False  # of a larger run, which goes on if all its chains are lost
 
     def __post_init__(self) -> None:
         check_integer("num_chains", self.num_chains, 1)

@@ -69,8 +69,8 @@ def run(
         executor: where chain groups run; None: here.
         entry: the function the user called, for messages.
     """
-    check_executor(executor)
     plan = request.plan(progress=progress)
+    check_executor(executor, plan.until)
     full = request.sampler_name in full_data.METHODS
     sampler = None if full else request.sampler(entry)
     dtype = request.dtype

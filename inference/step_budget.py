@@ -38,6 +38,7 @@ def choose(
     largest_decay: float,
     bias: float,
     shares: Array | None = None,
+    steps_per_epoch: float | None = None,
 ) -> Choice:
     """Minimise the longest autocorrelation time over all directions.
 
@@ -54,6 +55,7 @@ def choose(
         bias: largest relative error of a variance.
         shares: of every direction in the variances that count, rows that sum to one,
             (parameters, k); None: each direction's own.
+        steps_per_epoch: as `predict` takes it.
 
     Raises:
         ValueError: if no step, however small, keeps to the budget.
@@ -69,7 +71,7 @@ def choose(
     for _ in range(_ZOOMS):
         axes = [np.linspace(lower[i], upper[i], _GRID) for i in range(2)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-        score = _score(step_of, values, variances, np.exp(grid), bias, shares)
+        score = _score(step_of, values, variances, np.exp(grid), bias, shares, steps_per_epoch)
         score *= 1 + _SMALL_STEPS * np.exp(2 * (grid[:, 0] - high[0]))
         if not np.isfinite(score).any():
             break
@@ -85,7 +87,7 @@ def choose(
     step_size, decay = np.exp(best)
     friction = decay / step_size
     step = step_of(eigenvalues, step_size, friction, gradient_variance)
-    prediction = predict(step, eigenvalues, gradient_variance)
+    prediction = predict(step, eigenvalues, gradient_variance, steps_per_epoch)
     return Choice(float(step_size), float(friction), prediction)
 
 
@@ -96,11 +98,12 @@ def _score(
     grid: Array,
     bias: float,
     shares: Array | None,
+    steps_per_epoch: float | None,
 ) -> Array:
     """Longest autocorrelation time at every (ε, aε), infinite outside the budget."""
     step_size, decay = grid[:, :1], grid[:, 1:]
     step = step_of(eigenvalues, step_size, decay / step_size, gradient_variance)
-    found = predict(step, eigenvalues, gradient_variance)
+    found = predict(step, eigenvalues, gradient_variance, steps_per_epoch)
     longest = found.autocorrelation.max(-1)
     stable = np.isfinite(longest)
     inflation = np.where(stable[:, None], found.inflation, 0.0)

@@ -125,15 +125,17 @@ def suggest_step_size(
     the sampler as the linear recursion that it then is. Of all steps and frictions whose
     predicted variances are within `bias` of the truth in every direction, those are taken that
     make the longest autocorrelation time, of means and of variances, the shortest. The noise of
-    minibatch gradients is measured at positions of the typical set; its inflation of a variance
-    is about ε²V(1+μ)/(4(1−μ)), μ = exp(−aε). The largest curvature is the largest met in the
+    minibatch gradients is measured at positions of the typical set. Independent minibatches
+    would inflate a variance by about ε²V(1+μ)/(4(1−μ)), μ = exp(−aε); those of an epoch, which
+    share no row, do so far less where a direction takes an epoch or longer to mix, and that is
+    what is predicted. The largest curvature is the largest met in the
     typical set, and ε²λ is kept below 2, half the limit of stability.
 
     The error that a finite step makes where the target is not Gaussian is not predicted.
     Targets of several modes are judged by the one that is found.
 
     Source: Leimkuhler & Matthews (2013) for BAOAB on quadratics; the search over its
-    Lyapunov equations is ours.
+    Lyapunov equations, and their form for epochs, are ours.
 
     Args:
         target: a model or a `LogDensity`, as for `sample`.
@@ -190,7 +192,8 @@ def suggest_step_size(
                 "bias_of='parameters' needs the whole spectrum, of at most "
                 f"{DENSE_DIM} dimensions; the target has {bound.layout.dim}."
             )
-    found = _choose(survey, method, integrator, bias, shares)
+    epoch = None if bound.batch_size is None else (bound.num_data or 1) / bound.batch_size
+    found = _choose(survey, method, integrator, bias, shares, epoch)
     worst = int(np.abs(found.prediction.inflation).argmax())
     decay = found.friction * found.step_size
     if integrator == "baoa":
@@ -347,6 +350,7 @@ def _choose(
     integrator: str | None,
     bias: float,
     shares: np.ndarray | None,
+    steps_per_epoch: float | None,
 ) -> Choice:
     """The best step of a method; the stiffest point of the typical set is a direction too."""
     limit = (_LARGEST_H / survey.largest) ** 0.5
@@ -362,6 +366,7 @@ def _choose(
         largest_decay=_LARGEST_DECAY[scheme],
         bias=bias,
         shares=None if shares is None else np.pad(shares, ((0, 0), (0, 1))),
+        steps_per_epoch=steps_per_epoch,
     )
 
 

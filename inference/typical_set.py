@@ -119,16 +119,19 @@ def _pilot(
     decay = torch.tensor(-softest * step_size, dtype=torch.float64).exp()
     strength = float((1 - decay**2).sqrt())
     position = mode.position[None].repeat(_CHAINS, 1)
-    options = {"dtype": position.dtype}
-    momentum = torch.randn(position.shape, generator=random, **options).to(position)
+
+    def normal() -> Tensor:
+        made = torch.randn(position.shape, generator=random, dtype=position.dtype)
+        return made.to(position.device)
+
+    momentum = normal()
     kept: list[Tensor] = []
     every = steps // (2 * _SNAPSHOTS)
     for step in range(1, steps + 1):
         gradient = density.value_and_gradient(position)[1]
         momentum = momentum + step_size * gradient
         position = position + step_size / 2 * momentum
-        noise = torch.randn(position.shape, generator=random, **options).to(position)
-        momentum = float(decay) * momentum + strength * noise
+        momentum = float(decay) * momentum + strength * normal()
         position = position + step_size / 2 * momentum
         if (steps - step) % every == 0 and len(kept) < _SNAPSHOTS and 2 * step > steps:
             kept.append(position)

@@ -71,6 +71,14 @@ class Sampler(Protocol):
         """Whether the gradient's variance is to be estimated at the end of the warm-up."""
         ...
 
+    @property
+    def corrects_noise(self) -> bool:
+        """Whether a variance of the gradient is taken off the injected noise.
+
+        It is that of independent minibatches, so that only those may be used then.
+        """
+        ...
+
     def correct(self, state: Any, variance: Tensor) -> Any:
         """The state that takes an estimate of the gradient's variance (chains, dim) off."""
         ...
@@ -148,6 +156,12 @@ class Corrected:
     """Samplers that take the gradient's variance, kept in the state, off their noise."""
 
     noise_correction: float
+    gradient_variance: Tensor | float | None
+
+    @property
+    def corrects_noise(self) -> bool:
+        """See `Sampler`."""
+        return self.noise_correction > 0 or self.gradient_variance is not None
 
     @property
     def estimates_noise(self) -> bool:

@@ -74,6 +74,8 @@ class SGHMC(Corrected):
             the injected noise; clipped at zero noise. None: nothing is taken off.
         noise_correction: share in [0, 1] of V̂ to take off where V̂ is to be estimated, from
             pairs of minibatches during the second half of the warm-up, and then held.
+            A correction holds for independent minibatches: with one their rows are drawn with
+            replacement.
         resample_every: redraw the momentum every so many steps; None: never.
 
     Raises:

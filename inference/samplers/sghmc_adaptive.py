@@ -64,7 +64,7 @@ class AdaptiveSGHMC:
     Args:
         step_size: ε > 0.
         momentum_decay: α in (0, 1).
-        noise_correction: κ in [0, 1].
+        noise_correction: κ in [0, 1]; above 0, minibatches are independent of each other.
         integrator: `"symplectic"` or `"baoa"`.
         reference: the published update: κ = 1, δ = 1e-16, and a floor of 1e-16 under the
             noise's variance.
@@ -99,6 +99,11 @@ class AdaptiveSGHMC:
         moving = settings.temperature**0.5 * noise
         momentum = moving if self.integrator == "baoa" else still
         return AdaptiveState(position, momentum, ones, ones, ones)
+
+    @property
+    def corrects_noise(self) -> bool:
+        """See `Sampler`."""
+        return self.noise_correction > 0 or self.reference
 
     @property
     def estimates_noise(self) -> bool:

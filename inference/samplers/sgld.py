@@ -56,6 +56,8 @@ class SGLD(Corrected):
             the injected noise. None: nothing is taken off.
         noise_correction: share in [0, 1] of V̂ to take off where V̂ is to be estimated, from
             pairs of minibatches during the second half of the warm-up, and then held.
+            A correction holds for independent minibatches: with one their rows are drawn with
+            replacement.
     """
 
     step_size: float = 1e-4

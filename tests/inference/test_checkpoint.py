@@ -1,5 +1,6 @@
 """Runs that are saved, killed, interrupted and resumed are those without the incident."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -82,6 +83,7 @@ class Crash(Exception):
     pass
 
 
+@contextlib.contextmanager
 def crashing(monkeypatch, at_save):
     """The n-th checkpoint writes its draws, and the process dies before they count."""
     from inference import checkpoint
@@ -95,14 +97,15 @@ def crashing(monkeypatch, at_save):
                 raise Crash
         write(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write", dying)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write", dying)
+        yield
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_died_goes_on_bit_for_bit(case, tmp_path, monkeypatch):
     whole = run(**CASES[case])
-    with pytest.raises(Crash), monkeypatch.context() as patch:
-        crashing(patch, at_save=3)
+    with crashing(monkeypatch, at_save=3), pytest.raises(Crash):
         run(tmp_path / "run", checkpoint_every=16, **CASES[case])
     assert_equal(
         inference.resume(tmp_path / "run", regression(), (X, Y), progress=False), whole
@@ -147,8 +150,7 @@ def test_killed_again_and_again(tmp_path):
 
 
 def test_killed_before_the_first_checkpoint(tmp_path, monkeypatch):
-    with pytest.raises(Crash), monkeypatch.context() as patch:
-        crashing(patch, at_save=1)
+    with crashing(monkeypatch, at_save=1), pytest.raises(Crash):
         run(tmp_path / "run", checkpoint_every=16)
     found = inference.resume(tmp_path / "run", regression(), (X, Y), progress=False)
     assert_equal(found, run())

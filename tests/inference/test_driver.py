@@ -149,7 +149,7 @@ class Recorder:
         self.events.append(("init", settings.warmup))
         return SGHMCState(position, noise)
 
-    estimates_noise = False
+    estimates_noise = corrects_noise = False
 
     def coefficients(self, settings):
         return settings

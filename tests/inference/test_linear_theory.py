@@ -105,6 +105,34 @@ def test_autocorrelation_time_is_that_of_a_simulated_chain():
     assert float(total.var()) * n / tau == pytest.approx(1, abs=4 * (2 / chains) ** 0.5)
 
 
+@pytest.mark.parametrize("n", [6, 7])
+def test_errors_of_an_epoch_cancel(n):
+    """Against chains whose batches walk through permutations; 7 rows do not divide 60.
+
+    Taken as independent they would inflate the variance over six times as much.
+    """
+    chains, total, epochs, settled = 4000, 60, 60, 20
+    lam, eps, a = np.array([2.0]), np.array(0.1), np.array(3.0)
+    random = np.random.default_rng(0)
+    rows = random.normal(size=total)
+    rows -= rows.mean()
+    variance = np.array([total**2 / n * (1 - n / total) * rows.var(ddof=1)])
+    step = linear_theory.baoa(lam, eps, a)
+    state, square = np.zeros((chains, 2)), []
+    for epoch in range(epochs):
+        order = random.permuted(np.tile(rows, (chains, 1)), axis=1)
+        for batch in range(total // n):
+            error = total * order[:, batch * n : (batch + 1) * n].mean(1)
+            state = state @ step.drift[0].T + error[:, None] * step.kick[0]
+            if epoch >= settled:
+                square.append((state[:, 0] ** 2).mean())
+    found = linear_theory.predict(step, lam, variance, total / n).gradient_noise[0]
+    # an epoch's chains are as good as independent of the next epoch's
+    error = (2 / (chains * (epochs - settled))) ** 0.5
+    assert float(lam[0]) * np.mean(square) / found == pytest.approx(1, abs=4 * error)
+    assert linear_theory.predict(step, lam, variance).gradient_noise[0] > 6 * found
+
+
 def test_thermostat_finds_the_damping_that_holds_the_temperature(linear_step):
     """At the mean damping the sampler's own step has E p² = 1 and the predicted variances."""
     epsilon, friction = np.array(0.05), np.array(1.0)

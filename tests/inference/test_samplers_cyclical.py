@@ -157,7 +157,7 @@ class Recorder:
         self.started = settings
         return inference.samplers.sghmc.SGHMCState(0 * position, position)
 
-    estimates_noise = False
+    estimates_noise = corrects_noise = False
 
     def coefficients(self, settings):
         return settings
