@@ -44,6 +44,10 @@ class ModelTarget(Target):
     def observed_data(self) -> Named:
         """The data at the observed sites."""
 
+    @abstractmethod
+    def observed_leaves(self) -> dict[str, list[int]]:
+        """Observed site to the numbers of the arrays that it was given unchanged."""
+
     def _passes(self) -> list[Leaves | None]:
         """Row numbers that together cover the data, for a model that subsamples itself."""
         if self._subsample is None or self.num_data is None or self.batch_size is None:

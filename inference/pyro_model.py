@@ -151,6 +151,13 @@ class PyroTarget(ModelTarget):
         ]
         return self._join_passes(passes)
 
+    def observed_leaves(self) -> dict[str, list[int]]:
+        """See `ModelTarget`."""
+        return {
+            name: [i for i, leaf in enumerate(self.leaves) if leaf is value]
+            for name, value in self.observed_data().items()
+        }
+
     def _run(
         self, handler: _Handler, leaves: Leaves | None = None, data: Any = None
     ) -> _Handler:

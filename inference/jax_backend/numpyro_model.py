@@ -142,6 +142,10 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         position = torch.zeros(self.layout.dim, dtype=self.dtype)
         return self._join_passes([function(*(r or ()), position) for r in self._passes()])
 
+    def observed_leaves(self) -> dict[str, list[int]]:
+        """See `ModelTarget`."""
+        return {name: self._given[name] for name in self._observed}
+
     def sample_prior(self, seed: int) -> Tensor:
         """See `ModelTarget`."""
         return self.unconstrain(self._prior(torch.tensor([0, seed % 2**32])))
@@ -214,6 +218,10 @@ class NumPyroTarget(JaxTarget, ModelTarget):
             model = seed(self._called(constants, leaves), jax.random.PRNGKey(_SCOUT_SEED))
             sites = trace(substitute(model, substitute_fn=start_value)).get_trace()
             sizes = {n: s["args"][0] for n, s in sites.items() if s["type"] == "plate"}
+            self._given = {
+                name: [i for i, array in enumerate(leaves or constants) if array is s["value"]]
+                for name, s in sites.items()
+            }
             kept.update(
                 {
                     name: describe(site, sizes)
