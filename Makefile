@@ -42,7 +42,7 @@ docs: $(VENV)/.installed-docs  ## the documentation, into docs/_build/html
 	$(BIN)/sphinx-build -W -n --keep-going -q docs docs/_build/html
 
 bench: $(VENV)/.installed-dev+plot  ## speed, beside other packages
-	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --show-capture=no
 
 clean:  ## remove results, builds and caches, but not .venv
 	rm -rf out build dist docs/_build docs/gallery docs/sg_execution_times.rst examples/out

@@ -157,12 +157,14 @@ def _ends(log_density: LogDensityFunction, position: Tensor) -> tuple[Tensor, Te
         _check(product)
         return product.numpy()
 
-    operator: Any = LinearOperator((dim, dim), matvec=multiply, dtype=np.float64)
+    make_operator: Any = LinearOperator
+    solve: Any = eigsh
+    operator = make_operator((dim, dim), matvec=multiply, dtype=np.float64)
     start = np.random.default_rng(0).normal(size=dim)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for end in ("SA", "LA"):
         try:
-            pair: Any = eigsh(
+            pair: Any = solve(
                 operator, _ENDS, which=end, v0=start, tol=1e-3, maxiter=60, ncv=4 * _ENDS
             )
         except ArpackNoConvergence as error:  # clustered: those that did converge

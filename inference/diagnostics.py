@@ -24,18 +24,29 @@ def pareto_k(log_weights: np.ndarray) -> float:
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry (JMLR 2024).
     """
+    return pareto_smoothed(log_weights)[1]
+
+
+def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed importance log weights (count,), normalised, and their PSIS k-hat.
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry (JMLR 2024).
+    """
     if not np.isfinite(log_weights).all():
-        return float("inf")
+        return log_weights, float("inf")
+    normalised = log_weights - np.logaddexp.reduce(log_weights)
     length = int(min(0.2 * len(log_weights), 3 * len(log_weights) ** 0.5)) + 1
     if np.ptp(np.sort(log_weights)[-length:]) < _NO_TAIL:
-        return 0.0
+        return normalised, 0.0
     if _major() >= 1:
         from arviz_stats.base.array import array_stats
 
-        return float(array_stats.psislw(-log_weights)[1])
-    import arviz
+        smoothed, k = array_stats.psislw(-log_weights)
+    else:
+        import arviz
 
-    return float(arviz.psislw(log_weights)[1])
+        smoothed, k = arviz.psislw(log_weights)
+    return np.asarray(smoothed), float(k)
 
 
 def _per_scalar(values: np.ndarray, name: str) -> np.ndarray:

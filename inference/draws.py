@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -75,6 +76,11 @@ class Draws:
         for arrays in (*(getattr(self, name) for name in _ARRAYS), *self.groups.values()):
             for array in arrays.values():
                 array.flags.writeable = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its fields: a read-only mapping has no pickle of its own."""
+        values = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+        return partial(type(self), **values), ()
 
     @property
     def num_chains(self) -> int:
@@ -324,3 +330,9 @@ def _evaluate(
                 if "vmap" not in str(error) and "batching rule" not in str(error):
                     raise
         return map_chains(function, values, chain_method="sequential")
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _plain(entry) for key, entry in value.items()}

@@ -126,7 +126,7 @@ class Driver:
     def _finish(self, state: Any, enough: int | None, *, interrupted: bool) -> Run:
         self._monitor.check_clipping()
         count = min(self._draws.filled, self._stats.filled, enough or self._plan.num_samples)
-        fields: dict[str, Tensor] = state._asdict()
+        fields: dict[str, Tensor | None] = state._asdict()
         until = self._plan.until
         if until is not None and enough is None and not interrupted:
             until.warn_unreached(self._plan.num_samples)

@@ -8,7 +8,7 @@ from probnet._companion import require_own_inference
 
 require_own_inference()
 
-from probnet import datasets, likelihoods, metrics, networks
+from probnet import bnn, datasets, gp_pde, kernels, likelihoods, metrics, networks, nngp, pde
 from probnet._archive import PosteriorState
 from probnet.posterior import Posterior, load
 from probnet.predictive import DrawsMixture
@@ -22,9 +22,14 @@ __all__ = [
     "PosteriorState",
     "Standardizer",
     "__version__",
+    "bnn",
     "datasets",
+    "gp_pde",
+    "kernels",
     "likelihoods",
     "load",
     "metrics",
     "networks",
+    "nngp",
+    "pde",
 ]

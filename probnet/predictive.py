@@ -1,4 +1,4 @@
-"""Predictive distributions: equally weighted mixtures over posterior draws, and Student's t.
+"""Predictive distributions: mixtures over posterior draws, and Student's t.
 
 torch's `MixtureSameFamily` keeps its components on the last axis and has no quantiles; its
 `StudentT` has neither cdf nor quantiles.
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from inference._checks import check_integer
+from probnet._checks import check_shape
 
 _MAX_ROOT_STEPS = 200
 
@@ -39,7 +40,7 @@ class StudentT(torch.distributions.StudentT, TorchDistributionMixin):  # pyright
 
 
 class DrawsMixture(Distribution):
-    """Equally weighted mixture over posterior draws: p(y) = (1/S) Σ_s p_s(y).
+    """Mixture over posterior draws: p(y) = (1/S) Σ_s p_s(y), or Σ_s w_s p_s(y) with weights.
 
     The mixture is over the leading axes of `components`. The remaining batch axes, usually the
     points of prediction, are kept: `mean`, `variance`, `log_prob`, `cdf` and `icdf` treat each
@@ -51,9 +52,12 @@ class DrawsMixture(Distribution):
     Args:
         components: p_s, batch shape `(*draws, *batch)`.
         num_draw_axes: how many leading axes are draws, such as 2 for (chain, draw).
+        weights: of the draws, such as importance weights or those of a quadrature rule, in the
+            shape of the leading axes; nonnegative, normalised here; equal if omitted.
 
     Raises:
-        ValueError: if `components` has fewer batch axes than that, or no draw.
+        ValueError: if `components` has fewer batch axes than that, or no draw, or if the
+            weights do not fit.
 
     Example:
         >>> draws = torch.distributions.Normal(torch.tensor([[-1.0], [3.0]]), 1.0)  # S = 2
@@ -62,7 +66,9 @@ class DrawsMixture(Distribution):
         ([1.0], [5.0])
     """
 
-    def __init__(self, components: Distribution, num_draw_axes: int = 1) -> None:
+    def __init__(
+        self, components: Distribution, num_draw_axes: int = 1, *, weights: Tensor | None = None
+    ) -> None:
         check_integer("num_draw_axes", num_draw_axes, 1)
         shape = components.batch_shape
         self.num_draws = math.prod(shape[:num_draw_axes])
@@ -73,6 +79,7 @@ class DrawsMixture(Distribution):
             )
         self.components = components
         self._draw_shape = tuple(shape[:num_draw_axes])
+        self.log_weights = self._checked_log_weights(weights)
         super().__init__(shape[num_draw_axes:], components.event_shape, validate_args=False)
 
     def __repr__(self) -> str:
@@ -92,24 +99,28 @@ class DrawsMixture(Distribution):
     @property
     def mean(self) -> Tensor:
         """Mean over draws of the components' means."""
-        return self._flat(self.components.mean).mean(0)
+        return self._average(self._flat(self.components.mean))
 
     @property
     def variance(self) -> Tensor:
         """Mean of the variances plus variance (divisor S) of the means, over draws."""
         means = self._flat(self.components.mean)
-        return self._flat(self.components.variance).mean(0) + means.var(0, correction=0)
+        between = self._average((means - self._average(means)) ** 2)
+        return self._average(self._flat(self.components.variance)) + between
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density (or mass) at `value`, shape `(*sample, *batch, *event)` or one number."""
         shape = self.batch_shape + self.event_shape
         logs = self.components.log_prob(self._spread(value, shape))
-        return self._over_draws(logs, self.batch_shape).logsumexp(0) - math.log(self.num_draws)
+        flat = self._over_draws(logs, self.batch_shape)
+        if self.log_weights is None:
+            return flat.logsumexp(0) - math.log(self.num_draws)
+        return (flat + self._against(self.log_weights, flat)).logsumexp(0)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(Y <= value) at each point; `value` as for `log_prob`."""
         probabilities = self.components.cdf(self._spread(value, self.batch_shape))
-        return self._over_draws(probabilities, self.batch_shape).mean(0)
+        return self._average(self._over_draws(probabilities, self.batch_shape))
 
     @torch.no_grad()
     def icdf(self, value: Tensor) -> Tensor:
@@ -152,7 +163,14 @@ class DrawsMixture(Distribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw `(*sample_shape, *batch, *event)`, one posterior draw per sample."""
         count = math.prod(sample_shape)
-        picked = torch.randint(self.num_draws, (count,))
+        if self.log_weights is None:
+            picked = torch.randint(self.num_draws, (count,))
+        else:
+            edges = self.log_weights.exp().cumsum(0)
+            uniform = torch.rand(count, dtype=edges.dtype, device=edges.device) * edges[-1]
+            picked = torch.searchsorted(edges, uniform, right=True).clamp_max(
+                self.num_draws - 1
+            )
         # A posterior draw picked for the j-th time is served by the j-th round of samples.
         order = picked.argsort(stable=True)
         ordered = picked[order]
@@ -163,6 +181,26 @@ class DrawsMixture(Distribution):
         shape = self.batch_shape + self.event_shape
         values = values.reshape(num_rounds, self.num_draws, *shape)
         return values[rounds, picked].reshape(*sample_shape, *shape)
+
+    def _checked_log_weights(self, weights: Tensor | None) -> Tensor | None:
+        """Normalised log weights of the draws, flat."""
+        if weights is None:
+            return None
+        check_shape("weights", weights.shape, self._draw_shape, "one weight per draw")
+        flat = weights.reshape(-1)
+        if not bool((flat >= 0).all()) or not 0 < float(flat.detach().sum()) < math.inf:
+            raise ValueError("`weights` must be nonnegative and finite, and not all zero.")
+        return (flat / flat.sum()).log()
+
+    def _average(self, values: Tensor) -> Tensor:
+        """The weighted mean over the leading axis, of draws."""
+        if self.log_weights is None:
+            return values.mean(0)
+        return (self._against(self.log_weights.exp(), values) * values).sum(0)
+
+    @staticmethod
+    def _against(weights: Tensor, values: Tensor) -> Tensor:
+        return weights.reshape(-1, *(1 for _ in values.shape[1:]))
 
     def _flat(self, values: Tensor) -> Tensor:
         """Join the leading axes of draws into one."""

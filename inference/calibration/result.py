@@ -39,10 +39,10 @@ class Calibration:
     """Ranks of true parameters among posterior draws, and what they say.
 
     Attributes:
-        ranks: name to integers in 0, ..., the number of draws, shape (replication, *shape).
-        prior: the true parameters and their log joint density `lp`, (replication, *shape).
-        posterior: draws of the same, (replication, chain, draw, *shape).
-        observed_data: the simulated data, (replication, *shape).
+        ranks: name to integers in 0, ..., the number of draws, shape `(replication, *shape)`.
+        prior: the true parameters and their log joint density `lp`, `(replication, *shape)`.
+        posterior: draws of the same, `(replication, chain, draw, *shape)`.
+        observed_data: the simulated data, `(replication, *shape)`.
         dims: name to the names of its axes.
         attrs: method and seed.
     """
@@ -77,7 +77,7 @@ class Calibration:
 
     @property
     def p_values(self) -> dict[str, np.ndarray]:
-        """By name, shape (2, *shape): χ² on 20 bins, then Kolmogorov and Smirnov."""
+        """By name, shape `(2, *shape)`: χ² on 20 bins, then Kolmogorov and Smirnov."""
         return {n: uniformity_p_values(r, self.num_samples) for n, r in self.ranks.items()}
 
     @property
@@ -87,7 +87,7 @@ class Calibration:
         return bool(found.min() > FALSE_ALARM / found.size)
 
     def coverage(self, levels: Sequence[float] | np.ndarray = LEVELS) -> dict[str, np.ndarray]:
-        """Share of truths in central posterior intervals, by name, shape (level, *shape).
+        """Share of truths in central posterior intervals, by name, shape `(level, *shape)`.
 
         Args:
             levels: probabilities of the intervals, each in (0, 1).
@@ -133,8 +133,8 @@ class Calibration:
     def to_datatree(self) -> xarray.DataTree:
         """An `xarray.DataTree` of what was drawn and what was found.
 
-        Groups `posterior` (chain, draw, replication, *shape), `prior` (chain, draw, *shape)
-        with a draw for each replication, `observed_data` (replication, *shape), `ranks`,
+        Groups `posterior (chain, draw, replication, *shape)`, `prior (chain, draw, *shape)`
+        with a draw for each replication, `observed_data (replication, *shape)`, `ranks`,
         `p_values` and `coverage`.
         """
         attrs = {**self.attrs, "num_samples": self.num_samples, "passed": self.passed}

@@ -37,7 +37,7 @@ from inference.schedules import Constant
 from inference.targets import Named, Target
 
 PosteriorSampler = Callable[[Any, int], Draws | Mapping[str, Any]]
-"""`sampler(data, seed)`: draws for one data set, `Draws` or arrays (draw, *shape) by name."""
+"""`sampler(data, seed)`: draws for one data set, `Draws` or arrays `(draw, *shape)` by name."""
 
 
 def sbc(
@@ -83,7 +83,7 @@ def sbc(
         simulate: for a `LogDensity`: `simulate(params)` gives data for parameters with a
             leading axis, every array with that axis first.
         method: as for `inference.sample`, or any sampler as a function of one data set and a
-            seed, which returns `Draws` or a dict of arrays (draw, *shape).
+            seed, which returns `Draws` or a dict of arrays `(draw, *shape)`.
         num_replications: R, at least 20.
         num_samples: draws for each data set, all chains together; with 99 ranks fill the bins
             of the tests evenly. A sampler of your own decides for itself.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference import typical_set
 from inference.curvature import curvature_spectrum
 from inference.errors import InferenceWarning
 from inference.mode import climb
@@ -57,12 +58,11 @@ def test_flat_directions_do_not_stop_the_search():
     assert near.largest_curvature >= float(spectrum.eigenvalues[-1])
 
 
-def test_a_funnel_under_its_mode_warns():
-    """exp(-2v) grows without bound in a direction that the prior hardly closes."""
-
-    def funnel(x):
-        v = x[0]
-        return -v.square() / 800 - 1e-3 * torch.exp(-2 * v) * x[1:].square().sum() + 0 * v
-
+def test_a_search_that_finds_no_stable_step_warns(monkeypatch):
+    """The density of log Gamma(2, 2), stiffer away from its mode, and one attempt only."""
+    monkeypatch.setattr(typical_set, "_ATTEMPTS", 1)
     with pytest.warns(InferenceWarning, match="stiffer regions, as a funnel has"):
-        surroundings(funnel, torch.full((5,), 0.1, dtype=FLOAT))
+        near, spectrum = surroundings(
+            lambda x: (2 * x - 2 * x.exp()).sum(), torch.zeros(6, dtype=FLOAT)
+        )
+    assert near.largest_curvature > float(spectrum.eigenvalues[-1])

@@ -77,11 +77,11 @@ def gaussian_error(draws):
 
 
 def logistic_data():
-    """Task B: 10 000 rows, 50 features of correlation 0.5^|i−j|, N(0, 1) prior."""
+    """Task B: 10 000 rows, 50 features of correlation 0.5^|i−j|, coefficients N(0, 0.3²)."""
     rng = np.random.default_rng(0)
     lags = np.abs(np.subtract.outer(np.arange(FEATURES), np.arange(FEATURES)))
     x = rng.multivariate_normal(np.zeros(FEATURES), 0.5**lags, size=ROWS)
-    truth = rng.normal(size=FEATURES)
+    truth = 0.3 * rng.normal(size=FEATURES)
     y = rng.random(ROWS) < 1 / (1 + np.exp(-x @ truth))
     return x.astype(np.float32), y.astype(np.float32)
 

@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from tasks import (
+from benchmarks.inference.tasks import (
     BATCH,
     CHAINS,
     FEATURES,
@@ -23,6 +23,7 @@ from tasks import (
 )
 
 import inference
+from inference.rng import scoped_seed
 
 PLAIN = {"step_size": 0.0005, "friction": 50.0}
 VARIED = {"step_size": 0.012, "friction": 30.0, "control_variates": "mode"}
@@ -30,7 +31,8 @@ TEXT = """\
 N = 10 000 rows, 50 features of correlation 0.5^|i−j|, N(0, 1) prior, minibatches of 256 for
 every chain, float32; NUTS takes all the data. The smallest ESS is over coordinates and
 eigen-directions. Burn-in is charged but not counted; compilation is not charged,
-`suggest_step_size` and the search for the mode are. The error is against the Laplace law.
+`suggest_step_size`, with a budget of 10 % of a variance, and the search for the mode are. The
+error is against the Laplace law.
 Medians of three runs."""
 
 
@@ -137,15 +139,20 @@ def middle(scores):
 @pytest.mark.benchmark
 def test_logistic(write_table):
     """Floors: control variates 20 times plain, 10 times NUTS; a step 4 times cheaper."""
+    with scoped_seed(0):  # importing them moves NumPy's global generator
+        pytest.importorskip("numpyro")
+        pytest.importorskip("posteriors")
     data = logistic_data()
     law = laplace(*data)
     runs = {"sghmc, compiled": (20_000, {"compile": True, **PLAIN}, 0.0)}
     runs["control variates, compiled"] = (10_000, {"compile": True, **VARIED}, 0.0)
     for kind, name in ((None, "sghmc"), ("mode", "control variates")):
-        found, charged = suggest(logistic(), data, batch_size=BATCH, control_variates=kind)
+        found, charged = suggest(
+            logistic(), data, batch_size=BATCH, control_variates=kind, bias=0.1
+        )
         options = {n: v for n, v in found.options.items() if n not in ("method", "batch_size")}
         runs[f"{name}, compiled, suggested step"] = (
-            20_000 if kind is None else 10_000, {"compile": True, **options}, charged
+            20_000, {"compile": True, **options}, charged
         )  # fmt: skip
         print(f"\n{name}: {found}\n{charged:.2f} CPU-s")
     scores, peers = {}, []
