@@ -72,6 +72,11 @@ class Trajectory(NamedTuple):
 class Stepper(Protocol):
     """What advances all chains through a block."""
 
+    @property
+    def compiled(self) -> bool:
+        """Whether any step ran compiled."""
+        ...
+
     def advance(self, state: Any, block: Block) -> tuple[Any, list[Trajectory]]:
         """The state after the block, and what happened in it, in order."""
         ...
@@ -89,6 +94,8 @@ class EagerStepper:
         evaluate: log density and gradient.
         minibatches: where a step's data comes from.
     """
+
+    compiled = False
 
     def __init__(self, sampler: Sampler, evaluate: Evaluate, minibatches: Minibatches) -> None:
         self._sampler, self._evaluate, self._minibatches = sampler, evaluate, minibatches

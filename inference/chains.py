@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from inference.backends import load
 from inference.blocks import EagerStepper, Stepper
 from inference.checkpoint import Checkpoint, read_snapshot
 from inference.compiled import CompiledStepper
@@ -78,8 +79,7 @@ def run_chains(
         target, sampler, plan, evaluate, minibatches, stepper=stepper, checkpoint=checkpoint
     )
     finished = driver.run(positions, snapshot)
-    compiled = isinstance(stepper, CompiledStepper) and stepper.compiled
-    return replace(finished, compiled=compiled)
+    return replace(finished, compiled=stepper.compiled)
 
 
 def _stepper(
@@ -90,13 +90,17 @@ def _stepper(
     minibatches: Minibatches,
     mode: bool | str,
 ) -> Stepper:
+    controls = plan.control_variates is not None
+    if target.backend == "jax":
+        kind = load("stepper").ScanStepper
+        return kind(target, sampler, minibatches, control_variates=controls)
     eager = EagerStepper(sampler, evaluate, minibatches)
     if mode is False or plan.chain_method == "sequential":
         return eager
     graph = traceable(target)
     return CompiledStepper(
         sampler,
-        graph if plan.control_variates is None else controlled(graph),
+        controlled(graph) if controls else graph,
         minibatches,
         eager,
         mode=mode,

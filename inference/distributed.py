@@ -130,6 +130,7 @@ def _run_group(task: _Task) -> Run:
         batch_size=request.batch_size,
         dtype=dtype,
         device=request.device,
+        backend=request.backend,
     )
     positions = torch.from_numpy(np.array(task.positions)).to(target.device)
     with pyro.validation_enabled(False):

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference import export
+from inference import backends, export
 from inference._checks import check_integer
 from inference.gradients import map_chains
 from inference.labels import check_labels, plate_axes
-from inference.pyro_model import PyroTarget
+from inference.model_target import ModelTarget
 from inference.rng import Stream, scoped_seed, stream_seed
 from inference.targets import Target
 from inference.tree import nest_names
@@ -108,9 +108,10 @@ class Draws:
 
         Args:
             function: takes the parameters of one draw (a dict of tensors, nested as in the
-                `LogDensity`) and returns a tensor or a dict of tensors.
+                `LogDensity`) and returns a tensor or a dict of tensors; of JAX arrays if the
+                draws were made by the JAX backend.
             batch_size: draws evaluated at once; bounds the memory beside the result.
-            vectorized: under `torch.func.vmap`; else draw by draw.
+            vectorized: under `vmap`; else draw by draw.
 
         Returns:
             An array `(chain, draw, *shape)`, or a dict of them.
@@ -120,7 +121,10 @@ class Draws:
         def one(values: dict[str, Tensor]) -> Any:
             return function(nest_names(values) if nested else values)
 
-        return self._map(one, batch_size, vectorized=vectorized)
+        function_of_tensors: Callable[[Any], Any] = one
+        if self.attrs.get("backend") == "jax":
+            function_of_tensors = backends.load("bridge").for_tensors(one)
+        return self._map(function_of_tensors, batch_size, vectorized=vectorized)
 
     def log_likelihood(
         self, data: Any = None, *, batch_size: int = 256
@@ -137,7 +141,7 @@ class Draws:
         )
 
     def posterior_predictive(self, data: Any = None, *, seed: int = 0) -> dict[str, np.ndarray]:
-        """New values of a Pyro model's observed sites, one for every draw, by site.
+        """New values of a model's observed sites, one for every draw, by site.
 
         The model is run draw by draw: torch's samplers cannot be vectorised.
 
@@ -146,10 +150,10 @@ class Draws:
             seed: of the random draws.
         """
         target = self._need_target("posterior_predictive")
-        if not isinstance(target, PyroTarget):
+        if not isinstance(target, ModelTarget):
             raise TypeError(
-                "posterior_predictive needs a Pyro model; a LogDensity does not say how data "
-                "arise. Use `predict` with a function that does."
+                "posterior_predictive needs a Pyro model, or NumPyro's; a LogDensity does not "
+                "say how data arise. Use `predict` with a function that does."
             )
         with scoped_seed(stream_seed(seed, Stream.PREDICTIVE)):
             return self._map(
@@ -187,7 +191,7 @@ class Draws:
         if posterior_predictive:
             named["posterior_predictive"] = self.posterior_predictive()
         target = self._target
-        if isinstance(target, PyroTarget) and (log_likelihood or posterior_predictive):
+        if isinstance(target, ModelTarget) and (log_likelihood or posterior_predictive):
             observed = target.observed_data()
             named["observed_data"] = {name: v.numpy(force=True) for name, v in observed.items()}
             plates = {n: plate_axes(target, n, v.ndim, self.draws) for n, v in observed.items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from inference import hmc, nuts
 from inference._checks import check_fraction, check_integer, check_options, check_positive
+from inference.backends import load
 from inference.gradients import LogDensityAndGradient
 from inference.plan import Run
 from inference.schedules import Constant
@@ -114,6 +115,8 @@ def run(
         positions: starting points, shape (chains, dim).
         options: as `check_arguments` found them.
     """
+    if method == "nuts" and target.backend == "jax":
+        return load("kernels").run(target, plan, positions, options=options)
     if method == "hmc":
         return hmc.run(target, plan, evaluate, positions, options=hmc.HMC(**options))
     return nuts.run(target, plan, evaluate, positions, options=options)

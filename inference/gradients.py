@@ -34,6 +34,9 @@ def log_density_and_gradient(target: Target, chain_method: str) -> LogDensityAnd
         chain_method: `"vectorized"` runs the target once under `vmap`; `"sequential"` runs it
             chain by chain, for models whose Python code branches on values.
     """
+    if target.backend == "jax":
+        native: Any = target
+        return native.evaluate
     if chain_method == "sequential":
         return lambda positions, batch: _sequential(target, positions, batch)
 

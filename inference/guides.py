@@ -6,8 +6,9 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -37,15 +38,30 @@ POINT_GUIDES = ("delta", "laplace")
 _SITE = "position"
 
 
-class Guide(Protocol):
-    """A parametrised law on R^dim."""
+class Law(Protocol):
+    """A law on R^dim."""
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draws (count, dim) and their log densities (count,)."""
+        ...
+
+
+class Guide(Law, Protocol):
+    """A parametrised law, its draws reparametrised."""
 
     def parameters(self) -> Iterable[Tensor]:
         """What the optimiser moves."""
         ...
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Reparametrised draws (count, dim) and their log densities (count,)."""
+
+@runtime_checkable
+class SelfFitting(Law, Protocol):
+    """A law that brings its own optimiser, as those of NumPyro do."""
+
+    def optimise(
+        self, num_steps: int, learning_rate: float, *, final: float, **options: Any
+    ) -> np.ndarray:
+        """Maximise the evidence lower bound; returns it at each step."""
         ...
 
 

@@ -13,8 +13,7 @@ from inference._checks import check_choice
 from inference.data import to_tensor
 from inference.errors import InitError, LinAlgError
 from inference.gradients import LogDensityAndGradient
-from inference.log_density import LogDensityTarget
-from inference.pyro_model import PyroTarget
+from inference.model_target import ModelTarget
 from inference.rng import Stream, generator, stream_seed
 from inference.targets import Target
 from inference.tree import flatten_names
@@ -74,12 +73,13 @@ def _proposer(
         return lambda chain: given[chain], 1
     kind = check_choice("init", init or "uniform", ("uniform", "prior", "params"))
     if kind == "params":
-        if not isinstance(target, LogDensityTarget):
+        values = target.initial_values()
+        if values is None:
             raise ValueError("init='params' needs a LogDensity; a Pyro model has 'prior'.")
-        start = target.unconstrain(target.initial_values())
+        start = target.unconstrain(values)
         return lambda chain: start.clone(), 1
     if kind == "prior":
-        if not isinstance(target, PyroTarget):
+        if not isinstance(target, ModelTarget):
             raise ValueError("init='prior' needs a Pyro model; a LogDensity cannot be sampled.")
         model = target
         seeds = [

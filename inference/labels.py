@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from inference._version import __version__
-from inference.pyro_model import PyroTarget
+from inference.model_target import ModelTarget
 from inference.targets import Target
 
 Dims = Mapping[str, Sequence[str]]
+
+_LIBRARIES = {
+    "torch": ("torch", "pyro-ppl", "numpy"),
+    "jax": ("jax", "numpyro", "torch", "numpy"),
+}
 
 
 def label_axes(
@@ -44,7 +49,7 @@ def label_axes(
 
 def plate_axes(target: Target, name: str, count: int, taken: Collection[str]) -> list[str]:
     """Default names of a variable's `count` axes; none may be the name of a variable."""
-    plates = target.plates.get(name, {}) if isinstance(target, PyroTarget) else {}
+    plates = target.plates.get(name, {}) if isinstance(target, ModelTarget) else {}
     axes = [plates.get(axis, f"{name}_dim_{axis}") for axis in range(count)]
     return [f"{axis}_dim" if axis in taken else axis for axis in axes]
 
@@ -91,7 +96,8 @@ def run_attributes(target: Target, *, method: str, seed: int, started: float) ->
         "method": method,
         "seed": seed,
         "wall_time": time.perf_counter() - started,
-        "versions": {name: version(name) for name in ("torch", "pyro-ppl", "numpy")},
+        "versions": {name: version(name) for name in _LIBRARIES[target.backend]},
+        "backend": target.backend,
         "target": target.describe(),
-        "nested_parameters": not isinstance(target, PyroTarget),
+        "nested_parameters": not isinstance(target, ModelTarget),
     }

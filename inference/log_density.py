@@ -14,6 +14,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 from inference._checks import check_choice, check_integer
+from inference.backends import is_jax_array, load, to_numpy
 from inference.data import Data, Leaves, to_tensor
 from inference.errors import LinAlgError
 from inference.targets import Named, Target, check_batch_size
@@ -30,14 +31,17 @@ class LogDensity:
         log_prior: `log_prior(params) -> scalar`, in constrained space.
         log_lik: `log_lik(params, data) -> (n,)`, one log-likelihood per row; `data` has the
             structure given to `sample`.
-        params: nested dict of tensors; gives names, shapes, dtype and, with
-            `init="params"`, the starting point.
-        constraints: flat name (`"layer.w"`) to `torch.distributions.constraints`; parameters
-            not named are unconstrained.
+        params: nested dict of tensors, or of JAX arrays if the functions are JAX's; gives
+            names, shapes, dtype and, with `init="params"`, the starting point.
+        constraints: flat name (`"layer.w"`) to `torch.distributions.constraints`, or NumPyro's
+            for JAX arrays; parameters not named are unconstrained.
         num_data: N. Checked against the data; taken from it when omitted.
         log_density: `log_density(params)` or `log_density(params, data) -> scalar`.
         scale: for `log_density`: `"sum"` if it is the log density itself (a minibatch version
             must have scaled its likelihood already), `"mean"` if it was divided by N.
+
+    Attributes:
+        backend: `"jax"` where a parameter is a JAX array, else `"torch"`.
 
     Raises:
         TypeError: on integer parameters.
@@ -72,7 +76,9 @@ class LogDensity:
             raise ValueError("`params` must be a dict with at least one tensor; got none.")
         self.log_prior, self.log_lik, self.log_joint = log_prior, log_lik, log_density
         self.scale = "sum" if scale is None else check_choice("scale", scale, ("sum", "mean"))
-        self.params = {name: _parameter(name, v) for name, v in flatten_names(params).items()}
+        flat = flatten_names(params)
+        self.backend = "jax" if any(map(is_jax_array, flat.values())) else "torch"
+        self.params = {name: _parameter(name, to_numpy(v)) for name, v in flat.items()}
         self.constraints = dict(constraints or {})
         self.num_data = None if num_data is None else check_integer("num_data", num_data, 1)
         unknown = set(self.constraints) - set(self.params)
@@ -81,8 +87,11 @@ class LogDensity:
                 f"`constraints` names {sorted(unknown)}, which are not among the parameters "
                 f"{sorted(self.params)}."
             )
+        check = _check_constraint
+        if self.backend == "jax":
+            check = load("log_density").check_constraint
         for name, constraint in self.constraints.items():
-            _check_constraint(name, constraint, self.params[name])
+            check(name, constraint, self.params[name])
         if self.scale == "mean" and self.num_data is None:
             raise ValueError("`num_data` is needed with scale='mean': we multiply by it.")
 
@@ -155,7 +164,7 @@ class LogDensityTarget(Target):
         return self._values(position)[1]
 
     def initial_values(self) -> Named:
-        """The parameters given to the `LogDensity`."""
+        """See `Target.initial_values`: those of the `LogDensity`."""
         return {n: p.to(self.dtype).to(self.device) for n, p in self._spec.params.items()}
 
     def terms(self, position: Tensor) -> Named:
@@ -201,18 +210,20 @@ class LogDensityTarget(Target):
         with torch.no_grad():
             zero = torch.zeros(self.layout.dim, dtype=self.dtype, device=self.device)
             parts = self._parts(nest_names(self._values(zero)[0]), None)
-        for name, value in parts.items():
-            shape = tuple(np.shape(value))
-            if name == "log_lik" and shape != (self.num_data,):
-                raise ValueError(
-                    f"`log_lik` must return one value per row, shape ({self.num_data},); "
-                    f"got {shape}."
-                )
-            if name != "log_lik" and shape != ():
-                raise ValueError(
-                    f"`{name}` must return a scalar; got shape {shape}. "
-                    "Sum over the parameters."
-                )
+        check_outputs({n: tuple(np.shape(v)) for n, v in parts.items()}, self.num_data)
+
+
+def check_outputs(shapes: Mapping[str, tuple[int, ...]], num_data: int | None) -> None:
+    """Raise `ValueError` on shapes that the user's functions must not return."""
+    for name, shape in shapes.items():
+        if name == "log_lik" and shape != (num_data,):
+            raise ValueError(
+                f"`log_lik` must return one value per row, shape ({num_data},); got {shape}."
+            )
+        if name != "log_lik" and shape != ():
+            raise ValueError(
+                f"`{name}` must return a scalar; got shape {shape}. Sum over the parameters."
+            )
 
 
 def _parameter(name: str, value: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inference.curvature import DENSE_DIM, negative_hessian
 from inference.errors import LinAlgError
-from inference.pyro_model import PyroTarget
+from inference.model_target import ModelTarget
 from inference.targets import Target
 
 _ROUNDS = 4
@@ -96,7 +96,7 @@ def full_log_density(target: Target) -> Callable[[Tensor], Tensor]:
     A model that subsamples by itself cannot take all its rows at once; there it is the mean
     over disjoint batches, the rows that fill no batch left out.
     """
-    if not (isinstance(target, PyroTarget) and target.subsamples_itself):
+    if not (isinstance(target, ModelTarget) and target.subsamples_itself):
         return target.log_density
     n = cast(int, target.batch_size)
     batches = cast(int, target.num_data) // n

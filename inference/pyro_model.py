@@ -15,10 +15,11 @@ from torch.distributions.transforms import Transform
 
 from inference.data import Data, Leaves
 from inference.errors import LinAlgError
+from inference.model_target import ModelTarget, own_subsample, plate_dims
 from inference.pyro_handlers import Batch, Replay, Scout, Site
 from inference.pyro_rows import RowSites, rows_passed, rows_taken
 from inference.rng import scoped_seed
-from inference.targets import Named, Target, check_batch_size
+from inference.targets import Named, check_batch_size
 from inference.tree import Layout
 
 _Handler = TypeVar("_Handler", bound=Messenger)
@@ -28,7 +29,7 @@ _SCOUT_TRIES = 10
 _INVALID = "Expected parameter"  # how torch begins when an argument is out of its range
 
 
-class PyroTarget(Target):
+class PyroTarget(ModelTarget):
     """A Pyro model with its data, in flat unconstrained coordinates.
 
     Minibatches come in two ways. With `batch_size`, the model is called on n rows of the data
@@ -60,8 +61,8 @@ class PyroTarget(Target):
         self._rows = RowSites({}, set())
         sites = self._scout(None)
         self._refuse_discrete(sites)
-        self.plates = _plate_dims(sites)
-        self._subsample = _own_subsample(sites)
+        self.plates = plate_dims(sites)
+        self._subsample = own_subsample(sites)
         if self._subsample is not None:
             self._bind_own_subsample(sites, batch_size)
         else:
@@ -76,11 +77,6 @@ class PyroTarget(Target):
         self.layout = Layout({name: site.free_shape for name, site in latent.items()})
         self._rows = self._find_rows()
         self._static = self._static_transforms(sites)
-
-    @property
-    def subsamples_itself(self) -> bool:
-        """Whether the model draws its own minibatches, so that it never sees all the data."""
-        return self._subsample is not None
 
     def log_density(self, position: Tensor, leaves: Leaves | None = None) -> Tensor:
         """See `Target.log_density`."""
@@ -116,13 +112,13 @@ class PyroTarget(Target):
         return torch.as_tensor(replay.log_jacobian, dtype=self.dtype)
 
     def sample_prior(self, seed: int) -> Tensor:
-        """Position (dim,) of one draw from the prior."""
+        """See `ModelTarget`."""
         sites = self._scout(None, seed=seed)
         with torch.no_grad():
             return self.unconstrain({name: s.value for name, s in sites.items() if s.latent})
 
     def prior(self) -> Named:
-        """Constrained values of one draw from the prior, from torch's global generator."""
+        """See `ModelTarget`."""
         sites = self._run(Scout(self.dtype)).sites
         return {name: site.value for name, site in sites.items() if site.latent}
 
@@ -139,7 +135,7 @@ class PyroTarget(Target):
         return self._join_passes(passes)
 
     def posterior_predictive(self, values: Mapping[str, Tensor], data: Any = None) -> Named:
-        """A new value of every observed site; draws from torch's global generator."""
+        """See `ModelTarget`."""
         passes = [
             self._run(Replay(values, constrained=True, mode="resample"), rows, data).observed
             for rows in self._passes()
@@ -147,13 +143,20 @@ class PyroTarget(Target):
         return self._join_passes(passes)
 
     def observed_data(self) -> Named:
-        """The data at the observed sites."""
+        """See `ModelTarget`."""
         start = torch.zeros(self.layout.dim, dtype=self.dtype, device=self.device)
         passes = [
             self._run(Replay(self.layout.split(start), mode="values"), rows).observed
             for rows in self._passes()
         ]
         return self._join_passes(passes)
+
+    def observed_leaves(self) -> dict[str, list[int]]:
+        """See `ModelTarget`."""
+        return {
+            name: [i for i, leaf in enumerate(self.leaves) if leaf is value]
+            for name, value in self.observed_data().items()
+        }
 
     def _run(
         self, handler: _Handler, leaves: Leaves | None = None, data: Any = None
@@ -164,31 +167,6 @@ class PyroTarget(Target):
             rows.call(self._model, self._model_leaves(leaves))
         return handler
 
-    def _passes(self) -> list[Leaves | None]:
-        """Row numbers that together cover the data, for a model that subsamples itself."""
-        if self._subsample is None or self.num_data is None or self.batch_size is None:
-            return [None]
-        last = self.num_data - self.batch_size
-        starts = [*range(0, last, self.batch_size), last]
-        return [(self.leaves[0][s : s + self.batch_size],) for s in starts]
-
-    def _join_passes(self, passes: list[Named]) -> Named:
-        """One value a row; the last pass overlaps the one before it."""
-        if len(passes) == 1:
-            return passes[0]
-        extra = (self.num_data or 0) % (self.batch_size or 1)
-        keep = extra or (self.batch_size or 0)
-        joined: Named = {}
-        for name in passes[0]:
-            axes = [a for a, plate in self.plates[name].items() if plate == self._subsample]
-            if not axes:  # the same in every pass
-                joined[name] = passes[0][name]
-                continue
-            pieces = [p[name].movedim(axes[0], 0) for p in passes]
-            whole = torch.cat([*pieces[:-1], pieces[-1][-keep:]])
-            joined[name] = whole.movedim(0, axes[0])
-        return joined
-
     def _model_leaves(self, leaves: Leaves | None) -> Leaves | None:
         return None if self._subsample is not None else leaves
 
@@ -197,17 +175,6 @@ class PyroTarget(Target):
             rows = self.leaves[0][: self.batch_size] if leaves is None else leaves[0]
             return Batch({}, {self._subsample: rows})
         return Batch({} if leaves is None else self._rows.scales, {})
-
-    def _bind_own_subsample(self, sites: dict[str, Site], batch_size: int | None) -> None:
-        frames = [f for s in sites.values() for f in s.frames if f.name == self._subsample]
-        size, full = int(frames[0].size), int(frames[0].full_size)
-        if batch_size not in (None, size):
-            raise ValueError(
-                f"`batch_size` is {batch_size}, but the model subsamples {size} rows itself in "
-                f"plate {self._subsample!r}. Leave `batch_size` out."
-            )
-        self.num_data, self.batch_size = full, size
-        self.leaves = (torch.arange(full, device=self.device),)
 
     def _find_rows(self) -> RowSites:
         total, n = self.num_data, self.batch_size
@@ -292,27 +259,3 @@ def _same_constraint(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(_same_constraint, a, b))
     return bool(a == b)
-
-
-def _plate_dims(sites: Mapping[str, Site]) -> dict[str, dict[int, str]]:
-    """Site to {axis of its value: name of the plate}."""
-    found: dict[str, dict[int, str]] = {}
-    for name, site in sites.items():
-        batch = site.value.ndim - site.event_dim
-        axes = {batch + f.dim: f for f in site.frames if f.dim is not None}
-        found[name] = {
-            axis: frame.name
-            for axis, frame in axes.items()
-            if 0 <= axis < batch and site.value.shape[axis] == frame.size
-        }
-    return found
-
-
-def _own_subsample(sites: Mapping[str, Site]) -> str | None:
-    """The plate in which the model draws a subsample by itself, if any."""
-    names = {f.name for s in sites.values() for f in s.frames if f.size != f.full_size}
-    if len(names) > 1:
-        raise ValueError(
-            f"the model subsamples in several plates, {sorted(names)}; one is supported."
-        )
-    return names.pop() if names else None

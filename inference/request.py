@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inference import full_data, schedules
 from inference._checks import check_choice, check_options
+from inference.backends import BACKENDS
 from inference.compiled import COMPILE
 from inference.plan import Plan
 from inference.samplers import SGHMC, SGLD, SGNHT, AdaptiveSGHMC, Sampler
@@ -62,10 +63,12 @@ class Request:
     compile: bool | str
     control_variates: str | None
     until: Any
+    backend: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
+        check_choice("backend", self.backend, BACKENDS)
         if self.compile not in COMPILE:
             raise ValueError(f"`compile` must be 'auto', True or False; got {self.compile!r}.")
         if self.schedule is not None and self.method in CYCLICAL:

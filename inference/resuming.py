@@ -82,6 +82,8 @@ def _request(saved: dict[str, Any], expected: dict[str, Any], known: list[str]) 
     options = {n: v for n, v in expected.items() if n not in known}
     check_options("resume", options, saved["options"], also=known)
     given = {n: v for n, v in expected.items() if n in known}
+    if given.get("backend") == "auto":
+        del given["backend"]
     if "schedule" in given and saved["schedule"] is not None:
         saved = {**saved, "schedule": None}
         request = replace(Request.from_json(saved), schedule=given["schedule"])

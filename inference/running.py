@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from inference import full_data
+from inference.backends import check_options
 from inference.binding import bind
 from inference.chains import Saving, run_chains
 from inference.checkpoint import (
@@ -77,8 +78,15 @@ def run(
         full_data.check_arguments(request.method, plan, request, saved=saving is not None)
         dtype = torch.float64
     bound = bind(
-        target, data, batch_size=request.batch_size, dtype=dtype, device=request.device
+        target,
+        data,
+        batch_size=request.batch_size,
+        dtype=dtype,
+        device=request.device,
+        backend=request.backend,
     )
+    request = replace(request, backend=bound.backend)
+    check_options(bound, chain_method=plan.chain_method, compile=request.compile)
     _check_control_variates(bound, plan)
     started = time.perf_counter()
     with pyro.validation_enabled(False):

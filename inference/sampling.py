@@ -43,6 +43,7 @@ def sample(
     control_variates: str | None = None,
     until: Until | Mapping[str, float] | None = None,
     compile: bool | str = "auto",
+    backend: str = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     executor: Any = None,
@@ -51,15 +52,16 @@ def sample(
     dims: Mapping[str, list[str]] | None = None,
     **method_options: Any,
 ) -> Draws:
-    """Draw from the posterior of a Pyro model or a `LogDensity`.
+    """Draw from the posterior of a Pyro or NumPyro model or a `LogDensity`.
 
     Args:
-        target: a Pyro model, called as `model(*data)`, or a `LogDensity`.
+        target: a Pyro or NumPyro model, called as `model(*data)`, or a `LogDensity`.
         data: what the target takes: an array, a tuple of them, or a dict of them. Floating
             arrays are converted to the target's dtype.
         method: `"sghmc"`, `"sghmc_adaptive"`, `"sgld"`, `"sgnht"`; `"csghmc"` and `"csgld"`
-            run them on a `Cyclical` schedule; `"hmc"` and `"nuts"` (Pyro's) run in float64.
-        num_chains: chains, all advanced at once, except by `"nuts"`.
+            run them on a `Cyclical` schedule; `"hmc"` and `"nuts"` (Pyro's, or NumPyro's) run
+            in float64.
+        num_chains: chains, all advanced at once, except by Pyro's `"nuts"`.
         num_warmup: steps before the first draw can be kept; by default 1000, 3000 for
             `"sghmc_adaptive"`, 0 for cyclical methods.
         num_samples: draws kept per chain, 1000 by default; in all `num_warmup + thin *
@@ -72,7 +74,7 @@ def sample(
         temperature: T; the target is the posterior to the power 1/T.
         schedule: of the step size, from `inference.schedules`; constant by default.
         dtype: of parameters and data; by default that of `params`, or of the data.
-        device: where to run.
+        device: where torch runs; JAX runs on its own default device.
         chain_method: `"vectorized"`, or `"sequential"` for models that branch on values.
         share_batches: every chain sees the same minibatches: cheaper, but their noise is then
             common, and R-hat optimistic.
@@ -85,7 +87,9 @@ def sample(
         until: run until a goal is reached, see `inference.Until`.
         compile: turn several steps into one compiled call: `"auto"` where that is predicted to
             save time, True, or False. Draws agree up to rounding. Where it cannot be done the
-            reason is logged and steps run as usual.
+            reason is logged and steps run as usual. JAX's steps are always compiled.
+        backend: `"torch"` or `"jax"`; "auto" takes JAX for a `LogDensity` of JAX arrays and for
+            NumPyro models.
         checkpoint: directory to save the run in as it goes; see `inference.resume`.
         checkpoint_every: steps between two checkpoints; by default about ten seconds.
         executor: a `concurrent.futures.Executor`, such as Dask's `client.get_executor()`;
@@ -103,6 +107,7 @@ def sample(
         ValueError: on an argument out of range, non-finite data, rows that do not match.
         TypeError: on a discrete latent site, integer parameters or an unknown option.
         InitError: if no starting point has a finite log density.
+        ImportError: if JAX is needed and missing.
         AllChainsDivergedError: if every chain meets a non-finite value.
     """
     request = Request(
@@ -122,6 +127,7 @@ def sample(
         keep_warmup=keep_warmup,
         chunk_size=chunk_size,
         compile=compile,
+        backend=backend,
         control_variates=control_variates,
         until=until,
         options=method_options,

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from inference._checks import check_choice, check_integer, check_positive
+from inference.backends import check_options, load
 from inference.binding import bind
 from inference.data import BatchStream, Leaves, take_rows
 from inference.diagnostics import pareto_k
@@ -23,7 +24,9 @@ from inference.guides import (
     AUTOGUIDES,
     POINT_GUIDES,
     Guide,
+    Law,
     PointGuide,
+    SelfFitting,
     UserGuide,
     build_guide,
     is_autoguide,
@@ -40,6 +43,7 @@ GUIDES = (*AUTOGUIDES, *POINT_GUIDES)
 _PARETO_DRAWS = 4000
 _PARETO_LIMIT = 0.7
 _PARTICLES = 8
+_DRAWS_AT_ONCE = 250
 _CLIP_NORM = 10.0
 _FINAL_RATE = 0.1
 
@@ -61,6 +65,7 @@ def fit(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     chain_method: str = "vectorized",
+    backend: str = "auto",
     progress: bool = True,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, list[str]] | None = None,
@@ -74,11 +79,12 @@ def fit(
     Source: Kucukelbir et al. (JMLR 2017) for the family; Yao et al. (ICML 2018) for k-hat.
 
     Args:
-        target: a Pyro model or a `LogDensity`.
+        target: a Pyro or NumPyro model, or a `LogDensity`.
         data: as for `sample`.
         guide: `"mean_field"`, `"multivariate"`, `"low_rank"`, `"iaf"` (Pyro's autoguides),
             `"laplace"`, `"delta"` (the maximum itself), a subclass of Pyro's `AutoContinuous`,
-            or a Pyro guide of your own, called like the model and reparametrised.
+            or a Pyro guide of your own, called like the model and reparametrised. On the JAX
+            backend NumPyro's in the place of Pyro's.
         num_steps: optimisation steps.
         num_particles: draws per step, vectorised; by default 8, 1 for points.
         learning_rate: of Adam, at the start.
@@ -89,8 +95,9 @@ def fit(
         init_scale: standard deviation of a Gaussian guide at the start.
         rank: of `"low_rank"`, by default ⌈√dim⌉.
         dtype: of parameters and data.
-        device: where to run.
+        device: where torch runs; JAX runs on its own default device.
         chain_method: `"sequential"` for models that cannot be vectorised over particles.
+        backend: as for `sample`.
         progress: show a progress bar on a terminal.
         coords: coordinates by dimension.
         dims: names of the axes of each variable.
@@ -117,7 +124,10 @@ def fit(
     particles = (
         default if num_particles is None else check_integer("num_particles", num_particles, 1)
     )
-    bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
+    bound = bind(
+        target, data, batch_size=batch_size, dtype=dtype, device=device, backend=backend
+    )
+    check_options(bound, chain_method=chain_method)
     started = time.perf_counter()
     with (
         pyro.validation_enabled(False),
@@ -127,13 +137,21 @@ def fit(
         evaluate = log_density_and_gradient(bound, chain_method)
         position = initial_positions(bound, evaluate, init, seed, 1)[0]
         axes = label_axes(bound, position, dims, coords)
-        if isinstance(guide, str) or is_autoguide(guide):
-            fitted = build_guide(guide, position, init_scale=init_scale, rank=rank)
+        fitted = _build(bound, guide, position, init_scale=init_scale, rank=rank)
+        if isinstance(fitted, SelfFitting):
+            trace = fitted.optimise(
+                num_steps,
+                learning_rate,
+                final=_FINAL_RATE,
+                particles=particles,
+                clip=_CLIP_NORM,
+                seed=seed,
+                progress=progress,
+            )
         else:
-            fitted = UserGuide(guide, bound)
-        trace = _Optimiser(bound, fitted, particles, seed, chain_method).run(
-            num_steps, learning_rate, progress=progress
-        )
+            optimiser = _Optimiser(bound, fitted, particles, seed, chain_method)
+            trace = optimiser.run(num_steps, learning_rate, progress=progress)
+        _check_bound(trace)
         if isinstance(fitted, PointGuide):
             _surround(fitted, name, bound)
         draws, stats = _draw(bound, fitted, num_samples, chain_method)
@@ -158,6 +176,32 @@ def fit(
         optimization={"elbo": trace},
         _target=bound,
     )
+
+
+def _build(
+    target: Target,
+    guide: str | Callable[..., Any],
+    position: Tensor,
+    *,
+    init_scale: float,
+    rank: int | None,
+) -> Guide | SelfFitting:
+    """The guide around `position`, by the target's own library where that has one."""
+    if target.backend == "jax" and guide not in POINT_GUIDES:
+        kind = load("svi").NumPyroGuide
+        return kind(target, guide, position, init_scale=init_scale, rank=rank)
+    if isinstance(guide, str) or is_autoguide(guide):
+        return build_guide(guide, position, init_scale=init_scale, rank=rank)
+    return UserGuide(guide, target)
+
+
+def _check_bound(trace: np.ndarray) -> None:
+    if not np.isfinite(trace[-1]):
+        first = int(np.flatnonzero(~np.isfinite(trace))[0])
+        raise FloatingPointError(
+            f"the evidence lower bound became non-finite at step {first}. Reduce "
+            "`learning_rate`, or start elsewhere with `init`."
+        )
 
 
 def _check_name(guide: str | Callable[..., Any]) -> str:
@@ -202,12 +246,6 @@ class _Optimiser:
             optimiser.step()
             schedule.step()
             trace[step] = bound.item()
-        if not np.isfinite(trace[-1]):
-            first = int(np.flatnonzero(~np.isfinite(trace))[0])
-            raise FloatingPointError(
-                f"the evidence lower bound became non-finite at step {first}. Reduce "
-                "`learning_rate`, or start elsewhere with `init`."
-            )
         return trace
 
     def _bound(self) -> Tensor:
@@ -233,7 +271,7 @@ def _surround(guide: PointGuide, name: str, target: Target) -> None:
 
 
 def _draw(
-    target: Target, guide: Guide, count: int, chain_method: str
+    target: Target, guide: Law, count: int, chain_method: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Constrained draws (1, count, *shape), and the log densities where they are exact."""
     with torch.no_grad():
@@ -248,7 +286,7 @@ def _draw(
     )
 
 
-def _check_guide(target: Target, guide: Guide, chain_method: str) -> float:
+def _check_guide(target: Target, guide: Law, chain_method: str) -> float:
     """PSIS k-hat of the guide; NaN for a bare point and under minibatches."""
     if target.batch_size is not None or (isinstance(guide, PointGuide) and guide.bare):
         return float("nan")
@@ -268,6 +306,6 @@ def _log_density(target: Target, positions: Tensor, chain_method: str) -> Tensor
     """Log densities (count,), a few positions at a time."""
     pieces = [
         map_chains(target.log_density, some, chain_method=chain_method)
-        for some in positions.split(256)
+        for some in positions.split(_DRAWS_AT_ONCE)
     ]
     return torch.cat(pieces)

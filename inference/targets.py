@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Target(ABC):
         leaves: the arrays that minibatches are taken from.
         dtype: of positions.
         device: of positions.
+        backend: what evaluates it, `"torch"` or `"jax"`.
     """
 
     layout: Layout
@@ -38,6 +39,7 @@ class Target(ABC):
     leaves: Leaves
     dtype: torch.dtype
     device: torch.device
+    backend: ClassVar[str] = "torch"
 
     @abstractmethod
     def log_density(self, position: Tensor, leaves: Leaves | None = None) -> Tensor:
@@ -70,6 +72,10 @@ class Target(ABC):
 
         `data=None` means the data the target was fitted to.
         """
+
+    def initial_values(self) -> Named | None:
+        """Constrained parameters that the user gave to start from, if any."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """What identifies the target, JSON-able: shapes, dtype, sizes."""

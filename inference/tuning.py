@@ -117,6 +117,7 @@ def suggest_step_size(
     init: Init = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    backend: str = "auto",
 ) -> Suggestion:
     r"""Step size and friction of a stochastic-gradient sampler, from the target's curvature.
 
@@ -137,7 +138,7 @@ def suggest_step_size(
     Lyapunov equations, and their form for epochs, are ours.
 
     Args:
-        target: a Pyro model or a `LogDensity`, as for `sample`.
+        target: a model or a `LogDensity`, as for `sample`.
         data: as for `sample`.
         method: `"sghmc"`, `"sghmc_adaptive"`, `"sgld"` or `"sgnht"`.
         batch_size: rows per gradient, as it will be in `sample`; None: all.
@@ -152,6 +153,7 @@ def suggest_step_size(
         init: where the search for the mode starts, as for `sample`.
         dtype: of parameters and data; `torch.float64` resolves a wide spectrum.
         device: where to run.
+        backend: as for `sample`.
 
     Returns:
         The suggestion: `inference.sample(target, data, **suggestion.options)`.
@@ -169,7 +171,9 @@ def suggest_step_size(
     integrator = _check_integrator(method, integrator)
     if control_variates is not None:
         check_choice("control_variates", control_variates, CONTROL_VARIATES)
-    bound = bind(target, data, batch_size=batch_size, dtype=dtype, device=device)
+    bound = bind(
+        target, data, batch_size=batch_size, dtype=dtype, device=device, backend=backend
+    )
     if control_variates is not None and bound.batch_size is None:
         raise ValueError("`control_variates` need a `batch_size` below the number of data.")
     with pyro.validation_enabled(False):

@@ -12,7 +12,7 @@ from inference.binding import bind
 from inference.calibration.values import cast, check_drawn, each, read_values
 from inference.data import Data, Leaves
 from inference.log_density import LogDensity
-from inference.pyro_model import PyroTarget
+from inference.model_target import ModelTarget
 from inference.targets import Named, Target
 from inference.tree import nest_names
 
@@ -52,7 +52,7 @@ class Joint(ABC):
 
     def nest(self, values: Named) -> Any:
         """Parameters in the structure that the user gave them."""
-        return values if isinstance(self.target, PyroTarget) else nest_names(values)
+        return values if isinstance(self.target, ModelTarget) else nest_names(values)
 
     def read(self, params: Mapping[str, Any], num: int) -> Named:
         """Flat parameters of what a user's function returned, checked."""
@@ -104,11 +104,11 @@ def joint_model(
 
 
 class _Pyro(Joint):
-    """A Pyro model: observed sites are redrawn, other arrays are covariates and stay."""
+    """A model: observed sites are redrawn, other arrays are covariates and stay."""
 
     def __init__(self, model: Callable[..., Any], data: Any, dtype: torch.dtype | None) -> None:
         bound = bind(model, data, batch_size=None, dtype=dtype, device=None)
-        assert isinstance(bound, PyroTarget)
+        assert isinstance(bound, ModelTarget)
         self._model, self._data, self._dtype = model, data, dtype
         self.target = self._pyro = bound
         if bound.batch_size is not None:
@@ -121,7 +121,7 @@ class _Pyro(Joint):
 
     def _match_sites(self) -> dict[str, int]:
         """Observed site to the position of its array among the leaves."""
-        observed = self._pyro.observed_data()
+        observed = self._pyro.observed_leaves()
         if not observed:
             raise ValueError("the model has no observed site, so it cannot simulate data.")
         start = torch.zeros(self._pyro.layout.dim, dtype=self._pyro.dtype)
@@ -133,8 +133,7 @@ class _Pyro(Joint):
                 "model with observed sites."
             )
         found: dict[str, int] = {}
-        for name, value in observed.items():
-            same = [i for i, leaf in enumerate(self._pyro.leaves) if leaf is value]
+        for name, same in observed.items():
             if len(same) != 1 or same[0] in found.values():
                 raise ValueError(
                     f"observed site {name!r} must be given one array of `data` unchanged "

@@ -131,7 +131,8 @@ def saved_steps(path):
 def test_killed_again_and_again(tmp_path):
     """SIGKILL, at moments the process does not choose; at most a chunk and a half are lost."""
     path = tmp_path / "run"
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # JAX, once loaded, cannot be forked
+    context.set_forkserver_preload(["inference"])
     before = 0
     for attempt, work in enumerate((_work, _go_on, _go_on)):
         process = context.Process(target=work, args=(path,))
