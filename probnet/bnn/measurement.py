@@ -29,8 +29,8 @@ class MeasurementSet:
             there are fewer. The rest is uniform.
         bounds: `"train"`, the box spanned by `x`, or a pair (lower, upper) of numbers or of d
             numbers in the units of `x`.
-        standardize: whether to standardise; by default unless every column has |mean| <= 1 and
-            a standard deviation within [0.25, 4], as inputs have that are in such units
+        standardize: whether to standardise; by default unless every column has `|mean| <= 1`
+            and a standard deviation within [0.25, 4], as inputs have that are in such units
             already.
 
     Raises:

@@ -31,7 +31,7 @@ class MatchReport(Mapping[str, Any]):
         w2: Gaussian 2-Wasserstein distance W₂ of the two covariances.
         w2_squared_per_point: W₂²/M.
         cov_frobenius: ‖K_nn - K‖ / ‖K‖ in the Frobenius norm.
-        var_error: mean of |Var f(x) - k(x, x)| / k(x, x) over the points.
+        var_error: mean of `|Var f(x) - k(x, x)| / k(x, x)` over the points.
         energy: energy distance of 1000 functions of each, sensitive to all of the law.
         kurtosis: mean excess kurtosis of f(x), zero for a Gaussian process.
         num_evaluations: of the objective.
