@@ -54,6 +54,7 @@ class BNN:
         TypeError: if `prior` or `likelihood` is something else.
 
     Example:
+        >>> from probnet.bnn import BayesianMLP
         >>> x = torch.linspace(-1, 1, 20)[:, None]
         >>> model = BNN(BayesianMLP(input_dim=1, hidden=[10]), noise_var=0.1)
         >>> posterior = model.fit(x, x[:, 0] ** 2, num_chains=2, num_samples=3, thin=5,

@@ -157,6 +157,15 @@ def test_killed_before_the_first_checkpoint(tmp_path, monkeypatch):
     assert_equal(found, run())
 
 
+@pytest.fixture
+def ctrl_c():
+    """The handler of a shell's foreground; one started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_by_ctrl_c_the_run_returns_and_goes_on(tmp_path):
     calls = []
 
