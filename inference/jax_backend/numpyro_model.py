@@ -18,8 +18,8 @@ from numpyro.infer.util import (
 )
 from torch import Tensor
 
-from inference.data import Data
-from inference.jax_backend.arrays import Array, from_torch, join, precision, split
+from inference.data import Data, Leaves
+from inference.jax_backend.arrays import Array, from_torch, join, precision, split, to_torch
 from inference.jax_backend.bridge import JaxFunction
 from inference.jax_backend.log_density import host
 from inference.jax_backend.numpyro_sites import Rows, Site, describe, log_prob, start_value
@@ -61,7 +61,7 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         self._subsample: str | None = None
         self._found = RowSites({}, set())
         self._given: dict[str, list[int]] = {}
-        sites = self._scout()
+        sites = self._scout(None, values=False)
         self._refuse_discrete(sites)
         self.plates = plate_dims(sites)
         self._subsample = own_subsample(sites)
@@ -211,16 +211,16 @@ class NumPyroTarget(JaxTarget, ModelTarget):
 
         return call
 
-    def _scout(self) -> dict[str, Site]:
-        """Every site of one run, with the shapes of its value and of its log-density."""
+    def _scout(self, leaves: Leaves | None, *, values: bool = True) -> dict[str, Site]:
+        """Every site of one run; without `values` only shapes are there."""
         kept: dict[str, Any] = {}
 
-        def run(constants: Arrays) -> dict[str, tuple[Array, Array]]:
-            model = seed(self._called(constants, ()), jax.random.PRNGKey(_SCOUT_SEED))
+        def run(constants: Arrays, leaves: Arrays) -> dict[str, tuple[Array, Array]]:
+            model = seed(self._called(constants, leaves), jax.random.PRNGKey(_SCOUT_SEED))
             sites = trace(substitute(model, substitute_fn=start_value)).get_trace()
             sizes = {n: s["args"][0] for n, s in sites.items() if s["type"] == "plate"}
             self._given = {
-                name: [i for i, array in enumerate(constants) if array is s["value"]]
+                name: [i for i, array in enumerate(leaves or constants) if array is s["value"]]
                 for name, s in sites.items()
             }
             kept.update(
@@ -235,15 +235,18 @@ class NumPyroTarget(JaxTarget, ModelTarget):
         try:
             with scoped_seed(_SCOUT_SEED), precision(self.dtype):  # it may be a Pyro model
                 arrays = tuple(jnp.asarray(from_torch(x)) for x in self.data.leaves)
-                found: Any = jax.eval_shape(run, arrays)
+                rows = tuple(jnp.asarray(from_torch(x)) for x in leaves or ())
+                evaluate = jax.jit(run) if values else lambda *a: jax.eval_shape(run, *a)
+                found: Any = evaluate(arrays, rows)
         except (ValueError, RuntimeError, TypeError, IndexError, AssertionError) as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ValueError(
                 "the model could not be traced by JAX on data with shapes "
                 f"{self.data.describe()}: {reason}"
             ) from error
+        read = to_torch if values else lambda x: x
         return {
-            name: site._replace(value=found[name][0], log_prob=found[name][1])
+            name: site._replace(value=read(found[name][0]), log_prob=read(found[name][1]))
             for name, site in kept.items()
         }
 
