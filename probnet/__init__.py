@@ -8,7 +8,19 @@ from probnet._companion import require_own_inference
 
 require_own_inference()
 
-from probnet import bnn, datasets, gp_pde, kernels, likelihoods, metrics, networks, nngp, pde
+from probnet import (
+    bnn,
+    datasets,
+    gp_pde,
+    kernels,
+    likelihoods,
+    metrics,
+    networks,
+    neural_operator,
+    neural_process,
+    nngp,
+    pde,
+)
 from probnet._archive import PosteriorState
 from probnet.posterior import Posterior, load
 from probnet.predictive import DrawsMixture
@@ -30,6 +42,8 @@ __all__ = [
     "load",
     "metrics",
     "networks",
+    "neural_operator",
+    "neural_process",
     "nngp",
     "pde",
 ]

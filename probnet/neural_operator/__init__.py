@@ -1,0 +1,3 @@
+"""Deep generative neural operators: forward and inverse maps of a parametric PDE."""
+
+__all__: list[str] = []
