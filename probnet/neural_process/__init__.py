@@ -1,3 +1,5 @@
 """Neural processes and martingale posteriors: one network for a stream of regression tasks."""
 
-__all__: list[str] = []
+from probnet.neural_process.rules import CallableRule, NormalMean, PredictiveRule
+
+__all__ = ["CallableRule", "NormalMean", "PredictiveRule"]
