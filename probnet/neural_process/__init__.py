@@ -1,5 +1,29 @@
 """Neural processes and martingale posteriors: one network for a stream of regression tasks."""
 
+from probnet.neural_process.base import NeuralProcess
+from probnet.neural_process.bootstrap import BANP, BNP
+from probnet.neural_process.conditional import CANP, CNP
+from probnet.neural_process.evaluation import Evaluation
+from probnet.neural_process.latent import ANP, NP
+from probnet.neural_process.martingale import MPANP, MPNP
+from probnet.neural_process.posterior import NeuralProcessPosterior
 from probnet.neural_process.rules import CallableRule, NormalMean, PredictiveRule
+from probnet.neural_process.trained import TrainedProcess
 
-__all__ = ["CallableRule", "NormalMean", "PredictiveRule"]
+__all__ = [
+    "ANP",
+    "BANP",
+    "BNP",
+    "CANP",
+    "CNP",
+    "MPANP",
+    "MPNP",
+    "NP",
+    "CallableRule",
+    "Evaluation",
+    "NeuralProcess",
+    "NeuralProcessPosterior",
+    "NormalMean",
+    "PredictiveRule",
+    "TrainedProcess",
+]

@@ -1,0 +1,187 @@
+"""Scores of a trained process on tasks, beside those of the exact Bayes predictive.
+
+Log-likelihoods are nats per point. *Pointwise* is the mean over points of log p(y_i), *joint*
+is log p(y_1, ..., y_m) divided by m; the two are never mixed. Models are compared paired, on
+the same tasks; standard errors are over tasks, since points of one task depend on each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from inference.errors import warn
+from inference.rng import scoped_seed
+from probnet.datasets import TaskBatch
+from probnet.metrics import crps_ensemble, crps_gaussian, crps_mixture
+from probnet.predictive import DrawsMixture
+
+if TYPE_CHECKING:
+    from probnet.neural_process.posterior import NeuralProcessPosterior
+
+_LEVELS = (0.5, 0.8, 0.95)
+_COLLAPSED = 1e-3  # share of the predictive sd below which functions count as identical
+_CRPS_DRAWS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Means over tasks, with standard errors over tasks where it says so.
+
+    Attributes:
+        scores: by name: `target_pointwise`, `context_pointwise`, `task_pointwise` (nats per
+            point), and `target_joint`, `task_joint` for models with functions.
+        standard_errors: of the scores.
+        coverage: share of targets inside central intervals, by level.
+        pit_ks: Kolmogorov-Smirnov distance of the targets' PIT values from uniform.
+        crps: of the targets, in units of y.
+        martingale_defect: mean over targets of abs(mean_k μ_k - μ_0) / predictive sd; `None`
+            for models without functions or without a base prediction.
+        function_share: mean of sd_k μ_k / predictive sd; `None` without functions.
+        collapsed: whether all functions are the same.
+        per_task: the scores of every task.
+    """
+
+    scores: Mapping[str, float]
+    standard_errors: Mapping[str, float]
+    coverage: Mapping[float, float]
+    pit_ks: float
+    crps: float
+    martingale_defect: float | None
+    function_share: float | None
+    collapsed: bool
+    per_task: Mapping[str, Tensor] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the scores per task, JSON-able."""
+        values = asdict(self)
+        del values["per_task"]
+        return {**values, "coverage": {str(k): v for k, v in self.coverage.items()}}
+
+
+def evaluate(
+    condition: Callable[[TaskBatch], NeuralProcessPosterior],
+    tasks: TaskBatch,
+    *,
+    num_functions: int,
+    batch_size: int,
+    seed: int,
+) -> Evaluation:
+    """Score the posteriors that `condition` makes of tasks; see `TrainedProcess.evaluate`."""
+    rows: list[dict[str, Tensor]] = []
+    points: list[_TargetPoints] = []
+    for chunk in tasks.to(torch.float64).chunks(batch_size):
+        per_task, at_targets = _scores(condition(chunk), chunk, num_functions, seed)
+        rows.append(per_task)
+        points.append(at_targets)
+    joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    return _summary(joined, points)
+
+
+class _TargetPoints(NamedTuple):
+    """What is measured at single targets, flat over the targets of a chunk of tasks."""
+
+    pit: Tensor
+    crps: float
+    defect: Tensor | None
+    share: Tensor | None
+
+
+def _scores(
+    posterior: NeuralProcessPosterior, tasks: TaskBatch, num_functions: int, seed: int
+) -> tuple[dict[str, Tensor], _TargetPoints]:
+    """Log-likelihoods of every task, and what is measured at targets."""
+    network, num_context = posterior.trained.network, tasks.xc.shape[1]
+    sampled = network.sampled
+    law: Any = (
+        posterior.base(tasks.x)
+        if not sampled
+        else posterior.function_laws(tasks.x, num_functions=num_functions, seed=seed)
+    )
+    logs = law.log_prob(tasks.y).sum(-1)  # of all coordinates of a point together
+    if not sampled:
+        logs = logs.unsqueeze(0)
+    parts = {
+        "context": (logs[..., :num_context], tasks.mask_c),
+        "target": (logs[..., num_context:], tasks.mask_t),
+        "task": (logs, tasks.mask),
+    }
+    scores = {f"{name}_pointwise": _pointwise(*part) for name, part in parts.items()}
+    if sampled:
+        scores |= {f"{name}_joint": _joint(*parts[name]) for name in ("target", "task")}
+    at_targets = _at_targets(law, sampled, tasks)
+    if not (sampled and network.conditional):
+        return scores, at_targets
+    base: Any = posterior.base(tasks.xt)
+    mixture = DrawsMixture(law)
+    mean, sd = mixture.mean[:, num_context:], mixture.stddev[:, num_context:]
+    defect = ((mean - base.mean).abs() / sd)[tasks.mask_t].flatten()
+    return scores, at_targets._replace(defect=defect)
+
+
+def _at_targets(law: Any, sampled: bool, tasks: TaskBatch) -> _TargetPoints:
+    mixture = DrawsMixture(law) if sampled else law
+    num_context = tasks.xc.shape[1]
+    pit = mixture.cdf(tasks.y)[:, num_context:][tasks.mask_t].flatten()
+    share = None
+    if sampled:
+        spread = law.mean.std(0, correction=0) / mixture.stddev
+        share = spread[:, num_context:][tasks.mask_t].flatten()
+    return _TargetPoints(pit, _crps(law, mixture, sampled, tasks), None, share)
+
+
+def _crps(law: Any, mixture: Distribution, sampled: bool, tasks: TaskBatch) -> float:
+    """Mean CRPS of the targets: exact for normals and mixtures of normals, else by draws."""
+    valid = torch.cat([torch.zeros_like(tasks.mask_c), tasks.mask_t], dim=1)
+    y = tasks.y[valid]
+    if isinstance(law, Normal):
+        loc, scale = law.loc[..., valid, :], law.scale[..., valid, :]
+        return (crps_mixture if sampled else crps_gaussian)(y, loc, scale)
+    with scoped_seed(0):
+        draws = mixture.sample(torch.Size((_CRPS_DRAWS,)))
+    return crps_ensemble(y, draws[:, valid])
+
+
+def _pointwise(logs: Tensor, mask: Tensor) -> Tensor:
+    """Mean over points of log (1/K) Σ_k p_k(y_i), `(B,)`, for log densities `(K, B, N)`."""
+    log_mean = logs.logsumexp(0) - math.log(len(logs))
+    return torch.where(mask, log_mean, 0.0).sum(-1) / mask.sum(-1)
+
+
+def _joint(logs: Tensor, mask: Tensor) -> Tensor:
+    """(1/N) log (1/K) Σ_k Π_i p_k(y_i), `(B,)`."""
+    joint = torch.where(mask, logs, 0.0).sum(-1).logsumexp(0) - math.log(len(logs))
+    return joint / mask.sum(-1)
+
+
+def _summary(per_task: dict[str, Tensor], points: list[_TargetPoints]) -> Evaluation:
+    counts = [len(p.pit) for p in points]
+    pit = torch.cat([p.pit for p in points]).cpu().numpy()
+    defects = [p.defect for p in points if p.defect is not None]
+    shares = [p.share for p in points if p.share is not None]
+    share = float(torch.cat(shares).mean()) if shares else None
+    collapsed = share is not None and share < _COLLAPSED
+    if collapsed:
+        warn(
+            f"all functions are the same: their spread is {share:.1e} of the predictive sd. "
+            f"The generator has collapsed; train longer, or raise `pseudo_weight`."
+        )
+    return Evaluation(
+        scores={n: float(v.mean()) for n, v in per_task.items()},
+        standard_errors={n: float(v.std()) / len(v) ** 0.5 for n, v in per_task.items()},
+        coverage={level: float(np.mean(abs(pit - 0.5) <= level / 2)) for level in _LEVELS},
+        pit_ks=float(stats.kstest(pit, "uniform").statistic),
+        crps=float(np.average([p.crps for p in points], weights=counts)),
+        martingale_defect=float(torch.cat(defects).mean()) if defects else None,
+        function_share=share,
+        collapsed=collapsed,
+        per_task=per_task,
+    )
