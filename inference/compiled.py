@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from inference.blocks import Block, EagerStepper, Trajectory
 from inference.data import take_rows
 from inference.minibatches import Minibatches
 from inference.samplers import Sampler
 from inference.samplers.base import Evaluate
+from inference.tracing import exclusive_tracing, trace
 
 _LOGGER = logging.getLogger(__name__)
 _LOGGER.addHandler(logging.NullHandler())
@@ -165,13 +165,11 @@ class _Group:
         self.unroll = unroll
         self._state_type = type(state)
         self._has = tuple(f is not None for f in state)
-        with torch.no_grad(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # copies: an argument that is another one too would be traced as that
             arguments = [argument.clone() for argument in self._pack(state, block)]
-            graph: Any = make_fx(self._eager)(*arguments)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+            graph = trace(self._eager, *arguments)
         self._run = graph
         return sum(node.op == "call_function" for node in graph.graph.nodes)
 
@@ -187,7 +185,7 @@ class _Group:
         arguments = [argument.clone() for argument in self._pack(state, some)]
 
         def first_call() -> Any:
-            with torch.no_grad(), warnings.catch_warnings():
+            with exclusive_tracing(), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own
                 return compiled(*arguments)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from inference.data import Leaves
 from inference.errors import LinAlgError
+from inference.recording import Recorded
 from inference.targets import Target
-from inference.tracing import Recorded
 
 LogDensityAndGradient = Callable[[Tensor, Leaves | None], tuple[Tensor, Tensor]]
 """`(positions (chains, dim), batch or None) -> (log densities (chains,), gradients)`."""

@@ -1,76 +1,57 @@
-"""Repeated evaluations of a target as a recorded graph of tensor operations.
+"""Tracing functions of tensors into graphs, one at a time.
 
-Running a model costs more Python than arithmetic. After a number of calls with the same
-shapes, the batched gradient is recorded once and replayed from then on: the same operations
-on the same numbers, without the model's Python.
+Torch keeps whether a trace is going on in one flag of the process, which a trace saves and puts
+back. Two that overlap in threads put back each other's value, and the flag may stay set: every
+later compilation then fails. Whatever traces or compiles therefore does it under one lock.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from inference.data import Leaves
+_PATIENCE = 300.0
 
-_LOGGER = logging.getLogger(__name__)
-_LOGGER.addHandler(logging.NullHandler())
-_RECORD_AFTER = 50
-
-Evaluate = Callable[[Tensor, Leaves | None], tuple[Tensor, Tensor]]
+_LOCK = threading.RLock()
 
 
-class Recorded:
-    """An evaluation that records itself once it has been called often enough.
-
-    A recording is used only if it reproduces the evaluation it was made from; otherwise, and
-    where a model cannot be recorded, the reason is logged and the model itself goes on.
+@contextmanager
+def exclusive_tracing(timeout: float = _PATIENCE) -> Generator[None]:
+    """Keep every other trace and compilation out while the block runs.
 
     Args:
-        evaluate: `(positions, batch) -> (log densities, gradients)`.
+        timeout: seconds to wait for one that is going on.
+
+    Raises:
+        RuntimeError: if that takes longer.
     """
+    if not _LOCK.acquire(timeout=timeout):
+        raise RuntimeError(f"another thread has been compiling for over {timeout:g} s")
+    try:
+        yield
+    finally:
+        _LOCK.release()
 
-    def __init__(self, evaluate: Evaluate) -> None:
-        self._evaluate = evaluate
-        self._calls: Counter[Any] = Counter()
-        self._graphs: dict[Any, Callable[..., tuple[Tensor, Tensor]]] = {}
 
-    def __call__(self, positions: Tensor, batch: Leaves | None) -> tuple[Tensor, Tensor]:
-        """Log densities (chains,) and gradients (chains, dim)."""
-        key = (positions.shape, None if batch is None else tuple(x.shape for x in batch))
-        graph = self._graphs.get(key)
-        if graph is not None:
-            with torch.no_grad():
-                return graph(positions, *(batch or ()))
-        values = self._evaluate(positions, batch)
-        if bool(values[0].isfinite().all()):  # a search for a starting point does not count
-            self._calls[key] += 1
-            if self._calls[key] == _RECORD_AFTER:
-                self._record(key, positions, batch, values)
-        return values
+def trace(function: Callable[..., Any], *arguments: Tensor) -> GraphModule:
+    """The tensor operations that `function` does on `arguments`, as a graph without dead code.
 
-    def _record(
-        self, key: Any, positions: Tensor, batch: Leaves | None, expected: tuple[Tensor, Tensor]
-    ) -> None:
-        def flat(positions: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
-            return self._evaluate(positions, None if batch is None else leaves)
+    Args:
+        function: of tensors, which returns tensors.
+        arguments: what it is called with, without gradients; the graph holds for their shapes.
 
-        try:
-            with torch.no_grad():
-                graph: Any = make_fx(flat)(positions, *(batch or ()))
-                graph.graph.eliminate_dead_code()
-                graph.recompile()
-                found = graph(positions, *(batch or ()))
-        except Exception as error:
-            _LOGGER.info("the target is not recorded: %s", error)
-            return
-        pairs = zip(found, expected, strict=True)
-        if all(torch.allclose(a, b, rtol=1e-4, equal_nan=True) for a, b in pairs):
-            self._graphs[key] = graph
-        else:
-            _LOGGER.info("the target is not recorded: its recording gives other numbers")
+    Raises:
+        RuntimeError: if another thread compiles for too long.
+    """
+    with exclusive_tracing(), torch.no_grad():
+        graph = make_fx(function)(*arguments)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph

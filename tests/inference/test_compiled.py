@@ -103,7 +103,7 @@ def test_a_short_run_is_not_even_traced(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("traced")
 
-    monkeypatch.setattr(compiled, "make_fx", refuse)
+    monkeypatch.setattr(compiled, "trace", refuse)
     assert not run(compile="auto").attrs["compiled"]
 
 

@@ -102,7 +102,7 @@ def test_chunks_do_not_change_draws(options):
 @pytest.mark.parametrize("options", SHORT.values(), ids=SHORT)
 def test_neither_progress_nor_chunks_change_draws_but_the_seed_does(options, monkeypatch):
     options = {"batch_size": BATCH, "num_warmup": 6, "num_samples": 10} | options
-    monkeypatch.setattr("inference.tracing._RECORD_AFTER", 10**9)  # it takes a second
+    monkeypatch.setattr("inference.recording._RECORD_AFTER", 10**9)  # it takes a second
     silent = run(**options)
     other = run(**options, seed=6).draws["w"]
     terminal = Terminal()
