@@ -97,7 +97,11 @@ def middle(scores):
 
 @pytest.mark.benchmark
 def test_gaussian(write_table):
-    """The ratios' floors are 1.5 eager, 10 compiled; of SGHMC, of few effective draws, 50."""
+    """The ratios' floors are 1.5 eager, 10 compiled; of SGHMC, of few effective draws, 50.
+
+    That of the compiled step is for the suggested step size, which our runs are to use, charged
+    for the suggestion; the ratio at the step size set by hand is printed beside it.
+    """
     with scoped_seed(0):  # importing it moves NumPy's global generator
         pytest.importorskip("posteriors")
     found, charged = suggest(gaussian())
@@ -112,15 +116,20 @@ def test_gaussian(write_table):
         "eager, 256 chains": (1000, 256, {"compile": False, **BAOA}, 0.0),
         "compiled, 256 chains": (6000, 256, {"compile": True, **BAOA}, 0.0),
     }  # fmt: skip
-    scores, ratios = {}, {"eager": [], "compiled": []}
+    compared = (
+        "eager, 16 chains",
+        "compiled, 16 chains",
+        "compiled, 16 chains, suggested step",
+    )
+    scores, ratios = {}, {name: [] for name in compared}
     peers = []
     for _ in range(3):
         peers.append(peer("baoa", 5000))
         for name, (steps, chains, given, cost) in runs.items():
             one = ours(f"inference sghmc, {name}", steps, chains, cost, **given)
             scores.setdefault(name, []).append(one)
-        ratios["eager"].append(scores["eager, 16 chains"][-1].rate / peers[-1].rate)
-        ratios["compiled"].append(scores["compiled, 16 chains"][-1].rate / peers[-1].rate)
+        for name in compared:
+            ratios[name].append(scores[name][-1].rate / peers[-1].rate)
     euler = peer("sghmc", 40_000)
     rows = [middle(some).row for some in scores.values()]
     write_table(
@@ -133,8 +142,9 @@ def test_gaussian(write_table):
     steps = [middle(scores[f"eager, {n}"]).step for n in ("256 chains", "1 chain")]
     print(f"eager to posteriors sghmc: {to_euler:.0f}")
     print(f"256 chains to 256 runs of one chain: {steps[0] / steps[1]:.4f}")
-    assert median(ratios["eager"]) >= 1.5
-    assert median(ratios["compiled"]) >= 10
+    eager, _, suggested = (median(ratios[name]) for name in compared)
+    assert eager >= 1.5
+    assert suggested >= 10
     assert to_euler >= 50
     assert steps[0] / steps[1] <= 0.02
     draws = run_ours(20_000, compile=False, **BAOA)
