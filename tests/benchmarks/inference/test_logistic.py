@@ -128,7 +128,7 @@ def nuts(data, law, num_warmup=300, num_samples=500):
         clock = time.process_time()
         draws = go(1)
         seconds = time.process_time() - clock
-    steps = int(chain.get_extra_fields()["num_steps"].sum())
+    steps = int(np.asarray(chain.get_extra_fields()["num_steps"]).sum())
     return score("NumPyro nuts, all the data", draws[None], seconds, steps, law, chains=1)
 
 
