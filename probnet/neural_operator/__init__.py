@@ -1,6 +1,16 @@
 """Deep generative neural operators: forward and inverse maps of a parametric PDE."""
 
+from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder, Encoding
 from probnet.neural_operator.multionet import MultiONet
+from probnet.neural_operator.problem import Problem
 
-__all__ = ["ConvEncoder", "DenseEncoder", "Encoder", "Encoding", "MultiONet"]
+__all__ = [
+    "ConvEncoder",
+    "Darcy2D",
+    "DenseEncoder",
+    "Encoder",
+    "Encoding",
+    "MultiONet",
+    "Problem",
+]

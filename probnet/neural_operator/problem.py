@@ -1,0 +1,106 @@
+"""What a parametric PDE must offer to be learned and inverted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from probnet._checks import check_matrix
+
+
+class Problem(ABC):
+    """A PDE whose input is a field: solved exactly on a mesh, or scored at the mesh's nodes.
+
+    Attributes:
+        num_dims: d_x, coordinates of a point (space, or space and time).
+        num_components: of the solution, c.
+        lower: of the box that contains the domain, one number per coordinate.
+        upper: of that box.
+        variational: `loss` is an energy, whose minimum is not 0; otherwise it is half a
+            squared dual norm of the residual, 0 at the discrete solution.
+        solution_shape: of the nodal values of one solution; `nodes` runs over its entries in
+            C order (a last axis of components apart).
+    """
+
+    num_dims: int
+    num_components: int = 1
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    variational: bool
+    solution_shape: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def nodes(self) -> Tensor:
+        """Where `loss` wants the solution: (num_nodes, d_x), float64."""
+
+    @abstractmethod
+    def coefficients(self, inputs: Tensor) -> Tensor:
+        """What `solve` and `loss` take, from fields at the nodes of an input grid.
+
+        Args:
+            inputs: shape (*batch, *grid), for any grid whose nodes span the input's domain,
+                ends included.
+        """
+
+    @abstractmethod
+    def solve(self, coefficients: Tensor) -> Tensor:
+        """The discrete solution.
+
+        Args:
+            coefficients: shape (*batch, *its own shape).
+
+        Returns:
+            Nodal values (*batch, *solution_shape), float64.
+        """
+
+    @abstractmethod
+    def loss(self, values: Tensor, coefficients: Tensor) -> Tensor:
+        """Score nodal values without solving; differentiable, in the dtype of `values`.
+
+        Args:
+            values: of a candidate at `nodes`, shape (B, num_nodes) or
+                (B, num_nodes, num_components), boundary data included.
+            coefficients: of B inputs.
+
+        Returns:
+            The energy of each, or half its squared residual in the dual norm, shape (B,).
+        """
+
+    @abstractmethod
+    def mollifier(self, points: Tensor) -> Tensor:
+        """m(ξ), zero on the Dirichlet boundary and positive inside, shape (n,) of (n, d_x)."""
+
+    @abstractmethod
+    def lifting(self, points: Tensor) -> Tensor:
+        """g(ξ), which has the Dirichlet data, shape (n,): the solution is m U + g."""
+
+    @abstractmethod
+    def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map from nodal values (*batch, *solution_shape) to values (*batch, n) at points.
+
+        Args:
+            points: shape (n, d_x), in the domain.
+        """
+
+    def interpolate(self, values: Tensor, points: Tensor) -> Tensor:
+        """Values (*batch, n) of a discrete solution at points (n, d_x) of the domain."""
+        return self.observation_operator(points)(values)
+
+    def check_points(self, name: str, points: Tensor) -> Tensor:
+        """Return points as a float64 matrix, or raise on other shapes or outside the domain."""
+        matrix = check_matrix(name, points, self.num_dims)
+        low = torch.tensor(self.lower, dtype=matrix.dtype, device=matrix.device)
+        high = torch.tensor(self.upper, dtype=matrix.dtype, device=matrix.device)
+        outside = ~((matrix >= low) & (matrix <= high)).all(-1)
+        if outside.any():
+            first = int(outside.int().argmax())
+            raise ValueError(
+                f"`{name}` must lie in the domain, the box from {self.lower} to {self.upper}; "
+                f"{int(outside.sum())} of {len(matrix)} do not (first: row {first}, "
+                f"{matrix[first].tolist()})."
+            )
+        return matrix
