@@ -13,8 +13,8 @@ from inference import Draws, LogDensity, hmc
 from inference.gradients import LogDensityAndGradient
 from inference.log_density import LogDensityTarget
 from inference.plan import Plan
+from inference.recording import Recorded
 from inference.schedules import Constant
-from inference.tracing import Recorded
 from probnet.neural_operator.latent import Whitened
 
 METHODS = ("nuts", "hmc", "svi")
