@@ -6,6 +6,8 @@ from probnet.neural_process.conditional import CANP, CNP
 from probnet.neural_process.evaluation import Evaluation
 from probnet.neural_process.latent import ANP, NP
 from probnet.neural_process.martingale import MPANP, MPNP
+from probnet.neural_process.oracle import Oracle, oracle
+from probnet.neural_process.oracle_law import OraclePredictive
 from probnet.neural_process.posterior import NeuralProcessPosterior
 from probnet.neural_process.rules import CallableRule, NormalMean, PredictiveRule
 from probnet.neural_process.trained import TrainedProcess
@@ -24,6 +26,9 @@ __all__ = [
     "NeuralProcess",
     "NeuralProcessPosterior",
     "NormalMean",
+    "Oracle",
+    "OraclePredictive",
     "PredictiveRule",
     "TrainedProcess",
+    "oracle",
 ]
