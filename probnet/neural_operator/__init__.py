@@ -4,6 +4,7 @@ from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder, Encoding
 from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.problem import Problem
+from probnet.neural_operator.wendland import WendlandTests
 
 __all__ = [
     "ConvEncoder",
@@ -13,4 +14,5 @@ __all__ = [
     "Encoding",
     "MultiONet",
     "Problem",
+    "WendlandTests",
 ]
