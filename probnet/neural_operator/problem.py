@@ -72,11 +72,32 @@ class Problem(ABC):
 
     @abstractmethod
     def mollifier(self, points: Tensor) -> Tensor:
-        """m(ξ), zero on the Dirichlet boundary and positive inside, shape (n,) of (n, d_x)."""
+        """m(ξ), zero where the solution is given and positive elsewhere, (n,) of (n, d_x)."""
 
     @abstractmethod
     def lifting(self, points: Tensor) -> Tensor:
-        """g(ξ), which has the Dirichlet data, shape (n,): the solution is m U + g."""
+        """g(ξ), which has the given values that no input changes, shape (n,)."""
+
+    def ansatz(self, points: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The map from a network U to m U + g at points, which has the given values exactly.
+
+        What depends on the points alone is computed here, once. A problem whose given values
+        depend on the input (initial values, an inflow) adds them here.
+
+        Args:
+            points: shape (n, d_x), in the domain; their dtype is the map's.
+
+        Returns:
+            A differentiable function of values of U at the points, shape (B, n) or
+            (B, n, num_components), and of the coefficients of B inputs. It returns values of a
+            candidate for the solution, of the shape of U's, such as `loss` takes at `nodes`.
+        """
+        m, g = self.mollifier(points), self.lifting(points)
+
+        def candidate(network: Tensor, coefficients: Tensor) -> Tensor:
+            return m.to(network) * network + g.to(network)
+
+        return candidate
 
     @abstractmethod
     def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:

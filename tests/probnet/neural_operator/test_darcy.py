@@ -158,6 +158,18 @@ def test_interpolation_is_exact_for_bilinear_functions_up_to_the_border():
     torch.testing.assert_close(pde.interpolate(values, points), expected)
 
 
+def test_every_network_has_the_boundary_data():
+    pde = Darcy2D(mesh=(4, 5), boundary=Dirichlet(lambda x, y: 1 + x * y))
+    network = random_cells(3, 30).requires_grad_()
+    candidate = pde.ansatz(pde.nodes)(network, random_cells(3, 4, 5))
+    x, y = pde.nodes.T
+    outer = (x * (1 - x) * y * (1 - y)).abs() < 1e-12
+    expected = (1 + x * y)[outer].expand(3, -1)
+    torch.testing.assert_close(candidate[:, outer], expected, rtol=1e-14, atol=0)
+    (slope,) = torch.autograd.grad(candidate.sum(), network)
+    torch.testing.assert_close(slope, pde.mollifier(pde.nodes).expand(3, -1))
+
+
 def test_the_mollifier_vanishes_on_the_boundary_alone():
     pde = Darcy2D(mesh=(4, 4))
     m = pde.mollifier(pde.nodes).reshape(5, 5)
