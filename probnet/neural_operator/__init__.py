@@ -2,6 +2,7 @@
 
 from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder, Encoding
+from probnet.neural_operator.galerkin import GalerkinBasis, ProjectedSolution, certify, refine
 from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.wendland import WendlandTests
@@ -12,7 +13,11 @@ __all__ = [
     "DenseEncoder",
     "Encoder",
     "Encoding",
+    "GalerkinBasis",
     "MultiONet",
     "Problem",
+    "ProjectedSolution",
     "WendlandTests",
+    "certify",
+    "refine",
 ]

@@ -138,7 +138,7 @@ class Darcy2D(Problem):
         """
         a = self.check_coefficients("coefficients", coefficients).detach().cpu()
         flat = a.reshape(-1, *self.mesh)
-        start = self._lifted.expand(len(flat), *self.solution_shape)
+        start = self.lifted.expand(len(flat), *self.solution_shape)
         right = -self.residual(start, flat)[:, 1:-1, 1:-1].numpy()
         inner = np.stack(
             [self._solve_one(*pair) for pair in zip(flat.numpy(), right, strict=True)]
@@ -167,6 +167,10 @@ class Darcy2D(Problem):
 
     def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """A(a)u - F at all nodes, shape (*batch, nx + 1, ny + 1); zero inside if u solves."""
+        return self.stiffness_product(values, coefficients) - self._load.to(values)
+
+    def stiffness_product(self, values: Tensor, coefficients: Tensor) -> Tensor:
+        """A(a)u at all nodes, shape (*batch, nx + 1, ny + 1)."""
         along_x, along_y = values.diff(dim=-2), values.diff(dim=-1)
         ratio = self.mesh[0] / self.mesh[1]
         a = coefficients
@@ -179,14 +183,19 @@ class Darcy2D(Problem):
         flux_x = pad(low, (0, 1)) + pad(high, (1, 0))
         flux_y = pad(left, (0, 0, 0, 1)) + pad(right, (0, 0, 1, 0))
         out = pad(flux_x, (0, 0, 1, 0)) - pad(flux_x, (0, 0, 0, 1))
-        out = out + pad(flux_y, (1, 0)) - pad(flux_y, (0, 1))
-        return out - self._load.to(values)
+        return out + pad(flux_y, (1, 0)) - pad(flux_y, (0, 1))
 
     def dual_norm_squared(self, residual: Tensor) -> Tensor:
-        """RᵀM⁻¹r over the inner nodes, M the Laplacian's stiffness, by sine transforms."""
+        """The square rᵀM⁻¹r over the inner nodes, M the Laplacian's stiffness."""
         sines_x, sines_y, inverse = (part.to(residual) for part in self._spectrum)
         modes = sines_x @ residual[..., 1:-1, 1:-1] @ sines_y
         return (modes.square() * inverse).sum((-2, -1))
+
+    def precondition(self, residual: Tensor) -> Tensor:
+        """M⁻¹r at all nodes, zero on the boundary, by sine transforms."""
+        sines_x, sines_y, inverse = (part.to(residual) for part in self._spectrum)
+        modes = inverse * (sines_x @ residual[..., 1:-1, 1:-1] @ sines_y)
+        return torch.nn.functional.pad(sines_x @ modes @ sines_y, (1, 1, 1, 1))
 
     def mollifier(self, points: Tensor) -> Tensor:
         """16 x(1 - x) y(1 - y)."""
@@ -252,7 +261,7 @@ class Darcy2D(Problem):
         return torch.stack([pad(quarter, shift) for shift in shifts]).sum(0)
 
     @cached_property
-    def _lifted(self) -> Tensor:
+    def lifted(self) -> Tensor:
         """The lifting at the nodes, (nx + 1, ny + 1)."""
         values = self.lifting(self.nodes).reshape(self.solution_shape)
         return check_finite("boundary", values.detach())
