@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 
 from inference.errors import warn
 from inference.rng import scoped_seed
 from probnet.datasets import TaskBatch
-from probnet.metrics import crps_ensemble, crps_gaussian, crps_mixture
-from probnet.predictive import DrawsMixture
+from probnet.metrics import crps_ensemble, crps_mixture
 
 if TYPE_CHECKING:
     from probnet.neural_process.posterior import NeuralProcessPosterior
@@ -38,7 +37,9 @@ class Evaluation:
 
     Attributes:
         scores: by name: `target_pointwise`, `context_pointwise`, `task_pointwise` (nats per
-            point), and `target_joint`, `task_joint` for models with functions.
+            point); for models with functions `target_joint`, `task_joint`, and `function_sd`,
+            the mean over points of sd_k μ_k; with an oracle `oracle_pointwise`,
+            `oracle_joint` of the targets, and `gap_pointwise`, `gap_joint`, oracle minus model.
         standard_errors: of the scores.
         coverage: share of targets inside central intervals, by level.
         pit_ks: Kolmogorov-Smirnov distance of the targets' PIT values from uniform.
@@ -71,6 +72,7 @@ def evaluate(
     condition: Callable[[TaskBatch], NeuralProcessPosterior],
     tasks: TaskBatch,
     *,
+    oracle: Any,
     num_functions: int,
     batch_size: int,
     seed: int,
@@ -79,9 +81,21 @@ def evaluate(
     rows: list[dict[str, Tensor]] = []
     points: list[_TargetPoints] = []
     for chunk in tasks.to(torch.float64).chunks(batch_size):
-        per_task, at_targets = _scores(condition(chunk), chunk, num_functions, seed)
-        rows.append(per_task)
-        points.append(at_targets)
+        posterior = condition(chunk)
+        sampled = posterior.trained.network.sampled
+        law: Any = (
+            posterior.predict(chunk.x, num_functions=num_functions, seed=seed)
+            if sampled
+            else posterior.base(chunk.x)
+        )
+        scores = _likelihoods(law, chunk, sampled=sampled)
+        if oracle is not None:
+            scores |= _oracle_scores(oracle, chunk, scores)
+        if sampled:
+            spread = law.laws.mean.std(0, correction=0).mean(-1)
+            scores["function_sd"] = _mean(spread, chunk.mask)
+        rows.append(scores)
+        points.append(_at_targets(law, posterior, chunk))
     joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     return _summary(joined, points)
 
@@ -95,65 +109,75 @@ class _TargetPoints(NamedTuple):
     share: Tensor | None
 
 
-def _scores(
-    posterior: NeuralProcessPosterior, tasks: TaskBatch, num_functions: int, seed: int
-) -> tuple[dict[str, Tensor], _TargetPoints]:
-    """Log-likelihoods of every task, and what is measured at targets."""
-    network, num_context = posterior.trained.network, tasks.xc.shape[1]
-    sampled = network.sampled
-    law: Any = (
-        posterior.base(tasks.x)
-        if not sampled
-        else posterior.function_laws(tasks.x, num_functions=num_functions, seed=seed)
-    )
-    logs = law.log_prob(tasks.y).sum(-1)  # of all coordinates of a point together
-    if not sampled:
-        logs = logs.unsqueeze(0)
+def _likelihoods(law: Any, tasks: TaskBatch, *, sampled: bool) -> dict[str, Tensor]:
+    """Log-likelihoods of every task, `(B,)` each."""
+    logs = law.laws.log_prob(tasks.y).sum(-1)  # of all coordinates of a point together
+    n = tasks.xc.shape[1]
     parts = {
-        "context": (logs[..., :num_context], tasks.mask_c),
-        "target": (logs[..., num_context:], tasks.mask_t),
+        "context": (logs[..., :n], tasks.mask_c),
+        "target": (logs[..., n:], tasks.mask_t),
         "task": (logs, tasks.mask),
     }
     scores = {f"{name}_pointwise": _pointwise(*part) for name, part in parts.items()}
     if sampled:
         scores |= {f"{name}_joint": _joint(*parts[name]) for name in ("target", "task")}
-    at_targets = _at_targets(law, sampled, tasks)
-    if not (sampled and network.conditional):
-        return scores, at_targets
-    base: Any = posterior.base(tasks.xt)
-    mixture = DrawsMixture(law)
-    mean, sd = mixture.mean[:, num_context:], mixture.stddev[:, num_context:]
-    defect = ((mean - base.mean).abs() / sd)[tasks.mask_t].flatten()
-    return scores, at_targets._replace(defect=defect)
+    return scores
 
 
-def _at_targets(law: Any, sampled: bool, tasks: TaskBatch) -> _TargetPoints:
-    mixture = DrawsMixture(law) if sampled else law
-    num_context = tasks.xc.shape[1]
-    pit = mixture.cdf(tasks.y)[:, num_context:][tasks.mask_t].flatten()
-    share = None
-    if sampled:
-        spread = law.mean.std(0, correction=0) / mixture.stddev
-        share = spread[:, num_context:][tasks.mask_t].flatten()
-    return _TargetPoints(pit, _crps(law, mixture, sampled, tasks), None, share)
+def _oracle_scores(
+    oracle: Any, tasks: TaskBatch, scores: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Those of the exact predictive at the targets, and what the model lacks of them."""
+    exact = oracle.condition(tasks.xc, tasks.yc, mask=tasks.mask_c)
+    law = exact.predict(tasks.xt, mask=tasks.mask_t)
+    found = {"oracle_pointwise": _mean(law.log_prob(tasks.yt), tasks.mask_t)}
+    found["gap_pointwise"] = found["oracle_pointwise"] - scores["target_pointwise"]
+    try:
+        joint = law.log_prob(tasks.yt, joint=True)
+    except NotImplementedError:  # Student-t noise: no closed form
+        return found
+    found["oracle_joint"] = joint / tasks.mask_t.sum(-1)
+    if "target_joint" in scores:
+        found["gap_joint"] = found["oracle_joint"] - scores["target_joint"]
+    return found
 
 
-def _crps(law: Any, mixture: Distribution, sampled: bool, tasks: TaskBatch) -> float:
-    """Mean CRPS of the targets: exact for normals and mixtures of normals, else by draws."""
+def _at_targets(law: Any, posterior: NeuralProcessPosterior, tasks: TaskBatch) -> _TargetPoints:
+    n, network = tasks.xc.shape[1], posterior.trained.network
+
+    def targets(values: Tensor) -> Tensor:
+        return values[:, n:][tasks.mask_t].flatten()
+
+    pit, sd = targets(law.cdf(tasks.y)), targets(law.stddev)
+    crps = _crps(law, tasks)
+    if not network.sampled:
+        return _TargetPoints(pit, crps, None, None)
+    share = targets(law.laws.mean.std(0, correction=0)) / sd
+    if not network.conditional:
+        return _TargetPoints(pit, crps, None, share)
+    defect = (targets(law.mean) - targets(posterior.base(tasks.x).mean)).abs() / sd
+    return _TargetPoints(pit, crps, defect, share)
+
+
+def _crps(law: Any, tasks: TaskBatch) -> float:
+    """Mean CRPS of the targets: exact for mixtures of normals, else by draws."""
     valid = torch.cat([torch.zeros_like(tasks.mask_c), tasks.mask_t], dim=1)
     y = tasks.y[valid]
-    if isinstance(law, Normal):
-        loc, scale = law.loc[..., valid, :], law.scale[..., valid, :]
-        return (crps_mixture if sampled else crps_gaussian)(y, loc, scale)
+    if isinstance(law.laws, Normal):
+        return crps_mixture(y, law.laws.loc[:, valid], law.laws.scale[:, valid])
     with scoped_seed(0):
-        draws = mixture.sample(torch.Size((_CRPS_DRAWS,)))
+        draws = law.sample((_CRPS_DRAWS,))
     return crps_ensemble(y, draws[:, valid])
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid points of every task, `(B,)`."""
+    return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1)
 
 
 def _pointwise(logs: Tensor, mask: Tensor) -> Tensor:
     """Mean over points of log (1/K) Σ_k p_k(y_i), `(B,)`, for log densities `(K, B, N)`."""
-    log_mean = logs.logsumexp(0) - math.log(len(logs))
-    return torch.where(mask, log_mean, 0.0).sum(-1) / mask.sum(-1)
+    return _mean(logs.logsumexp(0) - math.log(len(logs)), mask)
 
 
 def _joint(logs: Tensor, mask: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def posterior_tree(
         groups["sample_stats"] = {"function": torch.arange(num_functions)}
         with scoped_seed(stream_seed(seed, Stream.PREDICTIVE)):
             y = law.sample()
-        logs = posterior.function_laws(own, **draws).log_prob(y_own)
+        logs = posterior.function_laws(own, **draws).log_prob(y_own).sum(-1)
     else:
         y = posterior.sample(num_functions, grid, seed=seed)
         logs = posterior.predict(own).log_prob(y_own)

@@ -63,6 +63,9 @@ def check_context(
     batched = x.ndim == 3
     if not batched:
         x, y, valid = x[None], y[None], valid[None]
+    if not x.shape[1]:  # networks take sets of some length: one padded entry
+        x, y = (t.new_zeros(len(t), 1, t.shape[-1]) for t in (x, y))
+        valid = valid.new_zeros(len(x), 1)
     return Context(x, y, valid, batched)
 
 

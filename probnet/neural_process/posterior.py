@@ -20,6 +20,7 @@ from probnet._checks import Values
 from probnet.neural_process.export import posterior_tree
 from probnet.neural_process.heads import transformed
 from probnet.neural_process.inputs import Context, check_context, check_points
+from probnet.neural_process.laws import ProcessPredictive
 from probnet.neural_process.neural_rule import NeuralRule
 from probnet.posterior import Posterior
 from probnet.predictive import DrawsMixture
@@ -63,11 +64,12 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
         num_functions: int = 50,
         seed: int = 0,
     ) -> Distribution:
-        """The predictive law, batch shape `(m, y_dim)`, or `(B, m, y_dim)` for B tasks.
+        """The predictive law, batch shape `(m,)` or `(B, m)` for B tasks, event `(y_dim,)`.
 
-        Of models that draw functions it is the mixture p(y | x) = (1/K) Σ_k p_k(y | x): every
-        coordinate of every point by itself, or, if joint, of all points of a task together,
-        (1/K) Σ_k Π_i p_k(y_i | x_i).
+        Of models that draw functions it is the mixture p(y | x) = (1/K) Σ_k p_k(y | x) at every
+        point by itself; `log_prob(y, joint=True)` is that of all points of a task together.
+        With `joint=True` the law itself is the joint one, (1/K) Σ_k Π_i p_k(y_i | x_i), with
+        event `(m, y_dim)`.
 
         Args:
             x: points `(m, x_dim)`, or `(B, m, x_dim)` for a context of B tasks.
@@ -85,10 +87,10 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
         laws: Any = self.function_laws(x, num_functions=num_functions, seed=seed)
         if not observation:
             laws = Normal(laws.mean, _LATENT_SD, validate_args=False)
-        return DrawsMixture(Independent(laws, 2) if joint else laws)
+        return DrawsMixture(Independent(laws, 2)) if joint else ProcessPredictive(laws)
 
-    def base(self, x: Values) -> Distribution:
-        """The prediction p_0(y | x) without functions, each coordinate of each point by itself.
+    def base(self, x: Values) -> ProcessPredictive:
+        """The prediction p_0(y | x) without functions, at each point by itself.
 
         Raises:
             ValueError: if the model predicts by functions only.
@@ -98,7 +100,7 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
             raise ValueError(f"{type(network).__name__} predicts by functions only.")
         with torch.no_grad():
             outputs = network.decode(self._encoding, self._points(x).float())
-        return self._law(outputs[:, 0])
+        return ProcessPredictive(self._law(outputs.transpose(0, 1)), self._no_functions())
 
     def function_laws(
         self, x: Values, *, num_functions: int = 50, seed: int = 0
@@ -127,8 +129,7 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
                 network.decode(network.sample(self._encoding, some), points)
                 for some in noise.split(_FUNCTIONS_AT_ONCE, dim=1)
             ]
-        outputs = torch.cat(parts, dim=1).transpose(0, 1)
-        return self._law(outputs if self.context.batched else outputs[:, 0], batched=True)
+        return self._law(torch.cat(parts, dim=1).transpose(0, 1))
 
     def sample_functions(self, x: Values, n: int, *, seed: int = 0) -> Tensor:
         """Functions of the posterior `(n, m, y_dim)`, or `(n, B, m, y_dim)` for B tasks.
@@ -232,10 +233,10 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
     def _points(self, x: Values) -> Tensor:
         return check_points(self.trained.network, x, self.context)
 
-    def _law(self, outputs: Tensor, *, batched: bool = False) -> Any:
-        """The law of a head's numbers in float64; no axis of tasks if the context has none."""
-        if not (batched or self.context.batched):
-            outputs = outputs[0]
+    def _law(self, outputs: Tensor) -> Any:
+        """The laws of a head's numbers `(K, B, m, *)` in float64; without B for one task."""
+        if not self.context.batched:
+            outputs = outputs[:, 0]
         return transformed(self.trained.network.head.law(outputs), Tensor.double)
 
     def _conditional_law(self, x: Values, *, observation: bool, joint: bool) -> Distribution:

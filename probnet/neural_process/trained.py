@@ -96,6 +96,7 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
         tasks: TaskBatch | TaskStream,
         *,
         num_tasks: int = 1024,
+        oracle: Any = None,
         num_functions: int = 50,
         batch_size: int = 64,
         seed: int = 0,
@@ -105,6 +106,8 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
         Args:
             tasks: the tasks, or a stream, whose test split is then used.
             num_tasks: how many of the test split.
+            oracle: the exact predictive to compare with, such as
+                `oracle("rbf", integrate=True)`.
             num_functions: K of the predictions.
             batch_size: tasks at once.
             seed: of the functions.
@@ -122,7 +125,12 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
             return self.condition(chunk.xc, chunk.yc, mask=chunk.mask_c)
 
         return evaluate(
-            condition, tasks, num_functions=num_functions, batch_size=batch_size, seed=seed
+            condition,
+            tasks,
+            oracle=oracle,
+            num_functions=num_functions,
+            batch_size=batch_size,
+            seed=seed,
         )
 
     def predict(self, x: Any, *, observation: bool = True, joint: bool = False) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from inference._checks import (
 )
 from inference.checkpoint import Checkpoint, Snapshot, begin, read_meta, read_snapshot
 from inference.progress import delayed_interrupt
-from inference.rng import Stream, generator
+from inference.rng import Stream, generator, scoped_seed
 from probnet.datasets import TaskBatch, TaskStream
 from probnet.neural_process.base import NeuralProcess, TrainingTasks
 from probnet.neural_process.options import TrainingOptions
@@ -142,7 +143,9 @@ class _Training:
         checked = self.step
         shown = None if progress else True
         bar = tqdm(total=self.num_steps, initial=self.step, desc="train", disable=shown)
-        with bar, delayed_interrupt() as caught:
+        # The compiler draws random numbers of its own.
+        guard = scoped_seed(self.seed) if self.options.compile else nullcontext()
+        with guard, bar, delayed_interrupt() as caught:
             while self.step < self.num_steps and not caught:
                 self._take_step()
                 bar.update()

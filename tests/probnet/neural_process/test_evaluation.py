@@ -1,0 +1,121 @@
+import json
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from inference import InferenceWarning
+from probnet.datasets import GPTasks, TaskBatch
+
+
+def tasks(num_tasks=12):
+    return GPTasks(kernel="rbf", seed=0).split("test", num_tasks)
+
+
+class Known:
+    """An 'exact' predictive that is N(0, 1) at every target."""
+
+    def condition(self, xc, yc, *, mask):
+        return self
+
+    def predict(self, xt, *, mask):
+        self.mask = mask
+        return self
+
+    def log_prob(self, y, *, joint=False):
+        logs = Normal(0.0, 1.0).log_prob(y)[..., 0] * self.mask
+        return logs.sum(-1) if joint else logs
+
+
+@pytest.mark.parametrize("name", ["CNP", "NP", "MPNP", "MPANP"])
+def test_scores_are_those_of_every_task_by_itself(name, small, pretend):
+    trained, batch = pretend(small(name)), tasks()
+    found = trained.evaluate(batch, num_functions=8, batch_size=5, seed=2)
+    for i in range(batch.num_tasks):
+        c, t = batch.mask_c[i], batch.mask_t[i]
+        posterior = trained.condition(batch.xc[i][c], batch.yc[i][c])
+        law = posterior.predict(batch.xt[i][t], num_functions=8, seed=2)
+        y = batch.yt[i][t].double()
+        expected = float(law.log_prob(y).mean())
+        assert float(found.per_task["target_pointwise"][i]) == pytest.approx(expected, abs=1e-4)
+        if name != "CNP":
+            joint = float(law.log_prob(y, joint=True)) / int(t.sum())
+            assert float(found.per_task["target_joint"][i]) == pytest.approx(joint, abs=1e-4)
+    n, m = batch.mask_c.sum(-1), batch.mask_t.sum(-1)
+    scores = found.per_task
+    task = (n * scores["context_pointwise"] + m * scores["target_pointwise"]) / (n + m)
+    torch.testing.assert_close(scores["task_pointwise"], task)
+    assert found.scores["task_pointwise"] == pytest.approx(float(task.mean()))
+    assert found.standard_errors["task_pointwise"] == pytest.approx(
+        float(task.std()) / batch.num_tasks**0.5
+    )
+    assert ("target_joint" in scores) == (name != "CNP")
+    assert (found.martingale_defect is None) == (name in {"CNP", "NP"})
+    json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "student_t", "mixture"])
+def test_calibration_of_data_drawn_from_the_model(likelihood, small, pretend):
+    """Targets drawn from the predictions themselves are calibrated."""
+    trained = pretend(small("MPNP", likelihood=likelihood))
+    stream = torch.Generator().manual_seed(0)
+    xc, yc = torch.rand(40, 3, 1, generator=stream), torch.randn(40, 3, 1, generator=stream)
+    xt = torch.rand(40, 50, 1, generator=stream)
+    posterior = trained.condition(xc, yc)
+    # One draw per point, since points of one function are dependent.
+    y = torch.cat(
+        [posterior.sample(1, xt[:, j : j + 1], seed=j)[0] for j in range(50)], dim=1
+    ).float()
+    found = trained.evaluate(TaskBatch.complete(xc, yc, xt, y), num_functions=50)
+    for level, share in found.coverage.items():
+        assert abs(share - level) < 5 * (level * (1 - level) / 2000) ** 0.5
+    assert found.pit_ks < 1.95 / 2000**0.5  # the 0.1 % point of Kolmogorov's law
+
+
+def test_oracle_gaps_are_paired(small, pretend):
+    batch = tasks()
+    found = pretend(small("MPNP")).evaluate(
+        batch, oracle=Known(), num_functions=8, batch_size=5
+    )
+    scores = found.per_task
+    for kind in ("pointwise", "joint"):
+        torch.testing.assert_close(
+            scores[f"gap_{kind}"], scores[f"oracle_{kind}"] - scores[f"target_{kind}"]
+        )
+    torch.testing.assert_close(scores["oracle_pointwise"], scores["oracle_joint"])
+    logs = Normal(0.0, 1.0).log_prob(batch.yt.double())[..., 0]
+    expected = (logs * batch.mask_t).sum(-1) / batch.mask_t.sum(-1)
+    torch.testing.assert_close(scores["oracle_pointwise"], expected)
+
+
+def test_a_collapsed_generator_is_noticed(small, pretend):
+    model = small("MPNP")
+    assert not pretend(model).evaluate(tasks()).collapsed
+    with torch.no_grad():
+        model.pseudo.attention.query.weight.zero_()
+    with pytest.warns(InferenceWarning, match="The generator has collapsed"):
+        found = pretend(model).evaluate(tasks())
+    assert found.collapsed
+    assert found.function_share < 1e-3
+
+
+def test_no_density_exceeds_the_floor(small, pretend):
+    """Targets put at the predicted mean reach the cap of a floored model, and no more."""
+    model = small("CNP", min_scale=0.1)
+    with torch.no_grad():
+        model.decoder.rest[-1].bias[1] = -30.0
+    batch = tasks()
+    posterior = pretend(model).condition(batch.xc, batch.yc, mask=batch.mask_c)
+    mean = posterior.predict(batch.xt).mean.float()
+    perfect = TaskBatch(batch.xc, batch.yc, batch.xt, mean, batch.mask_c, batch.mask_t)
+    best = pretend(model).evaluate(perfect).scores["target_pointwise"]
+    assert best == pytest.approx(1.38364, abs=1e-3)
+    assert best <= 1.383647
+
+
+def test_a_stream_stands_for_its_test_split(small, pretend):
+    trained = pretend(small("CNP"))
+    first = trained.evaluate(GPTasks(kernel="rbf", seed=0), num_tasks=12)
+    assert first.scores == trained.evaluate(tasks()).scores
+    with pytest.raises(TypeError, match="must be a batch or a stream"):
+        trained.evaluate((torch.zeros(3, 1), torch.zeros(3, 1)))
