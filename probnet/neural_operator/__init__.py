@@ -3,8 +3,10 @@
 from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder, Encoding
 from probnet.neural_operator.galerkin import GalerkinBasis, ProjectedSolution, certify, refine
+from probnet.neural_operator.inverse_posterior import InversePosterior
 from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.problem import Problem
+from probnet.neural_operator.reference_chains import NotConvergedError
 from probnet.neural_operator.wendland import WendlandTests
 
 __all__ = [
@@ -14,7 +16,9 @@ __all__ = [
     "Encoder",
     "Encoding",
     "GalerkinBasis",
+    "InversePosterior",
     "MultiONet",
+    "NotConvergedError",
     "Problem",
     "ProjectedSolution",
     "WendlandTests",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from probnet._checks import check_matrix
+from probnet._checks import Values, check_matrix
+
+if TYPE_CHECKING:
+    from probnet.neural_operator.inverse_posterior import InversePosterior
 
 
 class Problem(ABC):
@@ -110,6 +114,21 @@ class Problem(ABC):
     def interpolate(self, values: Tensor, points: Tensor) -> Tensor:
         """Values (*batch, n) of a discrete solution at points (n, d_x) of the domain."""
         return self.observation_operator(points)(values)
+
+    def reference_posterior(
+        self, y: Values, sensors: Values, *, noise_sd: float | None = None, **options: Any
+    ) -> InversePosterior:
+        """The exact posterior of the input by Markov chains with the solver, no network.
+
+        Args:
+            y: observed values, shape (num_sensors,).
+            sensors: where, shape (num_sensors, num_dims).
+            noise_sd: of the measurement noise; must be given.
+            options: see `probnet.neural_operator.reference_posterior`.
+        """
+        from probnet.neural_operator.reference_posterior import reference_posterior
+
+        return reference_posterior(self, y, sensors, noise_sd=noise_sd, **options)
 
     def check_points(self, name: str, points: Tensor) -> Tensor:
         """Return points as a float64 matrix, or raise on other shapes or outside the domain."""

@@ -1,0 +1,235 @@
+"""Markov chains with the exact solver, run until they agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference import diagnostics
+from inference._checks import check_integer
+from inference.progress import progress_bar
+from inference.rng import Stream, generator
+from probnet.datasets.fields import LevelSetGRF
+from probnet.neural_operator.delayed_acceptance import DelayedAcceptance, Level
+from probnet.neural_operator.exact import coarser, likelihood
+from probnet.neural_operator.kernels import CrankNicolson, LocalMove, ScaledMove
+from probnet.neural_operator.observations import Observations
+from probnet.neural_operator.problem import Problem
+
+RHAT_LIMIT, BETWEEN_LIMIT = 1.01, 0.05
+FIRST_LENGTH = 12_000
+"""Steps of the kernel in the first run; doubled until the chains agree."""
+
+_STEPS_PER_TEST = 20
+_BURN_IN = 0.25
+_RADII = (0.2, 0.05)
+
+
+class NotConvergedError(RuntimeError):
+    """The chains of a reference posterior still disagree at the longest run allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """What the chains of a reference posterior left behind.
+
+    Attributes:
+        inputs: media at the prior's nodes, shape (chain, draw, n, n).
+        solutions: at the nodes of the mesh, shape (chain, draw, num_nodes), float32.
+        misfit: |y - Hu|²/2σ², shape (chain, draw).
+        accept_rate: of the exact test, shape (chain,).
+        diagnostics: JSON-able figures of convergence and cost.
+    """
+
+    inputs: Tensor
+    solutions: Tensor
+    misfit: Tensor
+    accept_rate: Tensor
+    diagnostics: dict[str, Any]
+
+
+def run_chains(
+    problem: Problem,
+    observations: Observations,
+    prior: LevelSetGRF,
+    *,
+    num_samples: int = 500,
+    num_chains: int = 4,
+    seed: int = 0,
+    max_length: int = 64 * FIRST_LENGTH,
+    first_length: int = FIRST_LENGTH,
+    steps_per_test: int = _STEPS_PER_TEST,
+    progress: bool = True,
+) -> Chains:
+    """Run until R-hat of the misfit and of mean(a) and the difference between chains are small.
+
+    Preconditioned Crank-Nicolson in the white noise of the level-set prior: moves scaled mode
+    by mode, and local ones. The problem on the mesh of half the resolution screens proposals;
+    the exact problem tests every twentieth position. The first quarter of every run is dropped,
+    and adaptation ends with the first quarter of the first run.
+
+    Args:
+        problem: with `solve`, and `halved` where there is a coarser mesh.
+        observations: y, sensors and noise.
+        prior: of the medium.
+        num_samples: draws kept per chain, evenly spaced.
+        num_chains: at least 2, started from independent draws of the prior.
+        seed: of everything random.
+        max_length: steps of the kernel, per chain, before giving up.
+        first_length: steps of the kernel in the first run.
+        steps_per_test: steps of the kernel per exact solve.
+        progress: show a bar on a terminal.
+
+    Raises:
+        ValueError: on an argument out of range.
+        NotConvergedError: if the limits are not met within `max_length` steps.
+    """
+    check_integer("num_samples", num_samples, 4)
+    check_integer("num_chains", num_chains, 2)
+    check_integer("steps_per_test", steps_per_test, 1)
+    first_length = check_integer("first_length", first_length, 1)
+    max_length = check_integer("max_length", max_length, first_length)
+    sampler = _sampler(problem, observations, prior, num_chains, seed, steps_per_test)
+    record = _Record(capacity=int(num_samples / (1 - _BURN_IN)) + 1)
+    steps = max(-(-first_length // steps_per_test), int(num_samples / (1 - _BURN_IN)) + 1)
+    warmup = int(_BURN_IN * steps)
+    while True:
+        with progress_bar(steps, record.num_steps, progress) as bar:
+            while record.num_steps < steps:
+                if record.num_steps == warmup:
+                    sampler.freeze()
+                state = sampler.step()
+                medium = prior.decode(state.position)
+                record.add(medium, state.product, -state.values[-1])
+                bar.advance(1, dict[str, str], warmup=record.num_steps <= warmup)
+        found = record.agreement(int(_BURN_IN * steps))
+        if _converged(found):
+            break
+        steps *= 2
+        if steps * steps_per_test > max_length:
+            raise NotConvergedError(_explain(found, steps // 2 * steps_per_test))
+    inputs, solutions, misfit = record.kept(int(_BURN_IN * steps), num_samples)
+    exact_solves = sampler.num_evaluations[-1]
+    ess = found["ess_mean_a"]
+    found |= {
+        "num_steps_per_chain": steps * steps_per_test,
+        "n_exact_solves": exact_solves,
+        "n_coarse_solves": sampler.num_evaluations[0]
+        if len(sampler.num_evaluations) > 1
+        else 0,
+        "exact_solves_per_effective_sample": exact_solves / ess,
+        "exact_accept_rate": float(sampler.accept_rate.mean()),
+    }
+    return Chains(inputs, solutions, misfit, sampler.accept_rate, found)
+
+
+def _sampler(
+    problem: Problem,
+    observations: Observations,
+    prior: LevelSetGRF,
+    num_chains: int,
+    seed: int,
+    steps_per_test: int,
+) -> DelayedAcceptance:
+    moves = [
+        ScaledMove(prior.to_modes, prior.from_modes),
+        *(LocalMove(prior.grid, radius) for radius in _RADII),
+    ]
+    levels = [
+        Level(likelihood(coarse, observations, prior.decode, keep=False))
+        for coarse in coarser(problem)
+    ]
+    exact = likelihood(problem, observations, prior.decode, keep=True)
+    levels.append(Level(exact, steps_per_test))
+    start = torch.stack(
+        [
+            torch.randn(
+                prior.dim, generator=generator(seed, Stream.INIT, c), dtype=torch.float64
+            )
+            for c in range(num_chains)
+        ]
+    )
+    return DelayedAcceptance(levels, CrankNicolson(num_chains, moves), start, seed=seed)
+
+
+class _Record:
+    """Traces of every exact step, and a bounded number of evenly spaced states.
+
+    Args:
+        capacity: states kept; when there are twice as many, every other one is dropped.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._stride = capacity, 1
+        self._misfit: list[Tensor] = []
+        self._mean: list[Tensor] = []
+        self._states: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def num_steps(self) -> int:
+        return len(self._misfit)
+
+    def add(self, medium: Tensor, solution: Tensor, misfit: Tensor) -> None:
+        self._misfit.append(misfit)
+        self._mean.append(medium.flatten(1).mean(-1))
+        if self.num_steps % self._stride == 0:
+            self._states.append((medium.float(), solution.float()))
+            if len(self._states) == 2 * self._capacity:
+                self._states, self._stride = self._states[1::2], 2 * self._stride
+
+    def agreement(self, burn_in: int) -> dict[str, float]:
+        """R-hat of misfit and mean(a), their ESS, and the difference between chains."""
+        misfit, mean = (
+            torch.stack(trace[burn_in:], 1).numpy() for trace in (self._misfit, self._mean)
+        )
+        states = self._states[burn_in // self._stride :]
+        chain_means = torch.stack([a for a, _ in states]).double().mean(0).flatten(1)
+        return {
+            "rhat_misfit": _rhat(misfit),
+            "rhat_mean_a": _rhat(mean),
+            "ess_misfit": float(diagnostics.ess(misfit)),
+            "ess_mean_a": float(diagnostics.ess(mean)),
+            "between_chains": float(
+                torch.pdist(chain_means).max() / chain_means.mean(0).norm()
+            ),
+        }
+
+    def kept(self, burn_in: int, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Evenly spaced draws after the burn-in, chain axis first."""
+        first = burn_in // self._stride
+        picked = np.linspace(first, len(self._states) - 1, num_samples).round().astype(int)
+        media, solutions = (
+            torch.stack([self._states[i][part] for i in picked], 1) for part in (0, 1)
+        )
+        steps = (picked + 1) * self._stride - 1
+        return media, solutions, torch.stack([self._misfit[i] for i in steps], 1)
+
+
+def _rhat(values: np.ndarray) -> float:
+    """R-hat of draws (chain, draw); 1 if all are equal, infinite if no chain moves."""
+    if np.ptp(values) == 0:
+        return 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(diagnostics.rhat(values))
+
+
+def _converged(found: dict[str, float]) -> bool:
+    return (
+        found["rhat_misfit"] <= RHAT_LIMIT
+        and found["rhat_mean_a"] <= RHAT_LIMIT
+        and found["between_chains"] <= BETWEEN_LIMIT
+    )
+
+
+def _explain(found: dict[str, float], length: int) -> str:
+    return (
+        f"the chains disagree after {length} steps each: R-hat {found['rhat_misfit']:.3f} "
+        f"(misfit) and {found['rhat_mean_a']:.3f} (mean(a)), to be at most {RHAT_LIMIT}; "
+        f"relative difference of the posterior means of a between chains "
+        f"{found['between_chains']:.3f}, to be at most {BETWEEN_LIMIT}. Raise `max_length`, or "
+        f"`num_chains`; a much smaller `noise_sd` than the data have also does this."
+    )
