@@ -1,5 +1,6 @@
 """Deep generative neural operators: forward and inverse maps of a parametric PDE."""
 
+from probnet.neural_operator.burgers import Burgers
 from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder, Encoding
 from probnet.neural_operator.galerkin import GalerkinBasis, ProjectedSolution, certify, refine
@@ -10,6 +11,7 @@ from probnet.neural_operator.reference_chains import NotConvergedError
 from probnet.neural_operator.wendland import WendlandTests
 
 __all__ = [
+    "Burgers",
     "ConvEncoder",
     "Darcy2D",
     "DenseEncoder",
