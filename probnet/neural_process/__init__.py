@@ -3,12 +3,16 @@
 from probnet.neural_process.base import NeuralProcess
 from probnet.neural_process.bootstrap import BANP, BNP
 from probnet.neural_process.conditional import CANP, CNP
+from probnet.neural_process.copula import Copula
 from probnet.neural_process.evaluation import Evaluation
+from probnet.neural_process.gp_rule import GPRule
 from probnet.neural_process.latent import ANP, NP
 from probnet.neural_process.martingale import MPANP, MPNP
+from probnet.neural_process.martingale_posterior import MartingalePosterior
 from probnet.neural_process.oracle import Oracle, oracle
 from probnet.neural_process.oracle_law import OraclePredictive
 from probnet.neural_process.posterior import NeuralProcessPosterior
+from probnet.neural_process.resampling import PredictiveResampler
 from probnet.neural_process.rules import CallableRule, NormalMean, PredictiveRule
 from probnet.neural_process.trained import TrainedProcess
 
@@ -22,12 +26,16 @@ __all__ = [
     "MPNP",
     "NP",
     "CallableRule",
+    "Copula",
     "Evaluation",
+    "GPRule",
+    "MartingalePosterior",
     "NeuralProcess",
     "NeuralProcessPosterior",
     "NormalMean",
     "Oracle",
     "OraclePredictive",
+    "PredictiveResampler",
     "PredictiveRule",
     "TrainedProcess",
     "oracle",

@@ -287,7 +287,7 @@ class ConditionedOracle:
             joint=_NO_JOINT if size[1] > 1 else self._joint(x, mask, float(noise.variances[0])),
             sampler=self._sampler(x, noise),
             shape=torch.Size((*shape, 1) if self._outputs else shape),
-            num_event=int(self._outputs),
+            single=self._single,
         )
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ class OraclePredictive(Distribution):
         sampler: from a number S to coherent draws `(S, B, m)`.
         shape: of the mean as the user sees it: `(B, m)` or `(m,)`, then (1,) if y has an axis
             of outputs.
-        num_event: 1 if the last axis of `shape` is that of outputs, else 0.
+        single: whether the axis B is left out there.
     """
 
     def __init__(
@@ -44,20 +44,16 @@ class OraclePredictive(Distribution):
         joint: Joint | str,
         sampler: Sampler,
         shape: torch.Size,
-        num_event: int,
+        single: bool,
     ) -> None:
         self._means, self._variances = means, variances
         self._log_weights, self._mask = log_weights[..., None], mask
         self._joint, self._sampler = joint, sampler
-        self._shape = shape
-        batch, event = shape[: len(shape) - num_event], shape[len(shape) - num_event :]
-        super().__init__(batch, event, validate_args=False)
+        self._shape, self._single = shape, single
+        super().__init__(shape, torch.Size(), validate_args=False)
 
     def __repr__(self) -> str:
-        return (
-            f"OraclePredictive({len(self._means)} components, "
-            f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
-        )
+        return f"OraclePredictive({len(self._means)} components, {tuple(self._shape)})"
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
@@ -84,7 +80,7 @@ class OraclePredictive(Distribution):
             joint: of all targets of a task at once, instead of each by itself.
 
         Returns:
-            Shape `(B, m)`, or `(B,)` if joint; without the axis B for a single task.
+            The shape of `mean`, or `(B,)` if joint, `()` for a single task.
 
         Raises:
             NotImplementedError: if no joint density is to be had.
@@ -93,11 +89,12 @@ class OraclePredictive(Distribution):
         if joint:
             if isinstance(self._joint, str):
                 raise NotImplementedError(self._joint)
-            return self._joint(values).reshape(self.batch_shape[:-1])
+            logs = self._joint(values)
+            return logs[0] if self._single else logs
         squares = (values - self._means) ** 2 / self._variances
         logs = -0.5 * (squares + (2 * math.pi * self._variances).log())
         mixed = (logs + self._log_weights).logsumexp(0)
-        return (mixed * self._mask).reshape(self.batch_shape)
+        return (mixed * self._mask).reshape(self._shape)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(y <= value) at each target, of the shape of `mean`."""

@@ -89,6 +89,30 @@ class PredictiveRule(ABC, Generic[State]):
         """The function of interest at inputs `(q, d_x)`: E[y | x, path], `(P, q, d_y)`."""
         return self.predict(state, x[None]).mean
 
+    def grid(self, xc: Tensor, yc: Tensor, num_points: int) -> Tensor:
+        """Where `evaluate` is called if nobody says: inputs `(q, d_x)`.
+
+        By default on `x_range`, or the range of the context: equispaced in one dimension,
+        Sobol points in more; the one empty input `(1, 0)` without inputs.
+        """
+        del yc
+        if not self.uses_inputs:
+            return xc.new_zeros((1, 0))
+        low, high = self.domain(xc)
+        dim = xc.shape[1]
+        if dim == 1:
+            unit = torch.linspace(0, 1, num_points, dtype=xc.dtype, device=xc.device)[:, None]
+        else:
+            unit = torch.quasirandom.SobolEngine(dim).draw(num_points).to(xc)
+        return low + (high - low) * unit
+
+    def domain(self, xc: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest inputs `(d_x,)` that future data are imagined at."""
+        if self.x_range is None:
+            return xc.amin(0), xc.amax(0)
+        low, high = (xc.new_full(xc.shape[1:], bound) for bound in self.x_range)
+        return low, high
+
 
 class MeanState(NamedTuple):
     """Posterior of the mean on every path.
