@@ -8,6 +8,12 @@ from probnet.neural_operator.inverse_posterior import InversePosterior
 from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.reference_chains import NotConvergedError
+from probnet.neural_operator.weak_form import (
+    candidate_gradient,
+    mixed_loss,
+    mixed_residuals,
+    weak_residuals,
+)
 from probnet.neural_operator.wendland import WendlandTests
 
 __all__ = [
@@ -24,6 +30,10 @@ __all__ = [
     "Problem",
     "ProjectedSolution",
     "WendlandTests",
+    "candidate_gradient",
     "certify",
+    "mixed_loss",
+    "mixed_residuals",
     "refine",
+    "weak_residuals",
 ]
