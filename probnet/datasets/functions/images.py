@@ -90,7 +90,7 @@ class ImageTasks(TaskStream):
 
     @classmethod
     def digits(cls, **options: Any) -> ImageTasks:
-        """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels, with the class's options."""
+        """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels; options of the class."""
         from sklearn.datasets import load_digits
 
         bunch: Any = load_digits()
