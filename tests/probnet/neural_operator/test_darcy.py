@@ -130,6 +130,13 @@ def test_inputs_fill_cells_by_the_nearest_node():
     torch.testing.assert_close(cells, 1 + nearest[:, None] + 100 * nearest)
 
 
+def test_of_two_nodes_as_near_the_upper_one_counts():
+    """29 cells between 30 nodes: every centre is half-way, and rounding must not choose."""
+    inputs = 1 + torch.arange(30.0, dtype=torch.float64).expand(30, 30)
+    cells = Darcy2D(mesh=(29, 29)).coefficients(inputs)
+    assert cells[0].tolist() == [2.0 + j for j in range(29)]
+
+
 def test_half_the_mesh_has_geometric_means_and_nearly_the_same_solution():
     pde, half = Darcy2D(), Darcy2D().halved()
     inputs = LevelSetGRF().sample(3, seed=1)
