@@ -93,6 +93,8 @@ def run_chains(
     check_integer("steps_per_test", steps_per_test, 1)
     first_length = check_integer("first_length", first_length, 1)
     max_length = check_integer("max_length", max_length, first_length)
+    if not coarser(problem):
+        steps_per_test = 1
     sampler = _sampler(problem, observations, prior, num_chains, seed, steps_per_test)
     record = _Record(capacity=int(num_samples / (1 - _BURN_IN)) + 1)
     steps = max(-(-first_length // steps_per_test), int(num_samples / (1 - _BURN_IN)) + 1)
