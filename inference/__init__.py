@@ -7,6 +7,7 @@ heard of a model or a network.
 
 from inference import calibration, diagnostics, schedules
 from inference._version import __version__
+from inference.bias import BiasCheck
 from inference.draws import Draws, load
 from inference.errors import AllChainsDivergedError, InferenceWarning, InitError
 from inference.log_density import LogDensity
@@ -20,6 +21,7 @@ __distribution__ = "probnet-bayes"
 
 __all__ = [
     "AllChainsDivergedError",
+    "BiasCheck",
     "Draws",
     "InferenceWarning",
     "InitError",

@@ -31,6 +31,14 @@ Arrays = Mapping[str, np.ndarray]
 
 _GROUPS = ("posterior", "sample_stats", "warmup_posterior", "optimization")
 _ARRAYS = ("draws", "sample_stats", "warmup", "optimization")
+_DIAGNOSTICS = (
+    "frozen_chains",
+    "interrupted",
+    "until_reached",
+    "notes",
+    "predicted_variance_inflation",
+    "bias",
+)
 _MAPPINGS = (*_ARRAYS, "attrs", "dims", "coords", "state", "groups", "_group_dims")
 
 
@@ -218,6 +226,17 @@ class Draws:
         if self.variational:
             options.setdefault("kind", "stats")
         return cast("pd.DataFrame", arviz.summary(self.to_arviz(), **options))
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What the run says of itself, JSON-able; kept in files.
+
+        Returns:
+            A mapping of what there is of: `frozen_chains`, `interrupted`, `until_reached`,
+            `notes`, `predicted_variance_inflation`, and `bias`, which `sample(...,
+            bias_check=True)` makes: the `verdict` ("ok", "biased" or "undecided"), its
+            `reasons` and `remedy`, and every figure with its standard error.
+        """
+        return {name: _plain(self.attrs[name]) for name in _DIAGNOSTICS if name in self.attrs}
 
     def save(self, path: str | os.PathLike[str], **groups: Any) -> Path:
         """Write a netCDF file that `inference.load` and ArviZ both open.

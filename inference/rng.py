@@ -34,6 +34,10 @@ class Stream(IntEnum):
     ACCEPT = 20
     TRAJECTORY = 21
     TUNING = 22
+    BIAS = 23
+    BIAS_BATCH = 24
+    BIAS_BATCH_HALF = 25
+    BIAS_SLOPE = 26
 
 
 def stream_seed(seed: int, purpose: Stream, chain: int = 0) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inference import full_data
 from inference.backends import check_options
+from inference.bias import BiasCheck, check_bias_check, measure_bias
 from inference.binding import bind
 from inference.chains import Saving, run_chains
 from inference.checkpoint import (
@@ -54,6 +55,7 @@ def run(
     progress: bool,
     saving: Saving | None = None,
     executor: Any = None,
+    bias_check: bool | BiasCheck = False,
     entry: Any,
 ) -> Draws:
     """Do what `inference.sample` and `inference.resume` promise.
@@ -67,6 +69,7 @@ def run(
         progress: show a bar.
         saving: where to save the run, None for nowhere.
         executor: where chain groups run; None: here.
+        bias_check: measure the bias of the finished run.
         entry: the function the user called, for messages.
     """
     plan = request.plan(progress=progress)
@@ -88,6 +91,7 @@ def run(
     request = replace(request, backend=bound.backend)
     check_options(bound, chain_method=plan.chain_method, compile=request.compile)
     _check_control_variates(bound, plan)
+    check_bias_check(bias_check, plan, bound, full_data=full)
     started = time.perf_counter()
     with pyro.validation_enabled(False):
         positions, anchor = _starts(bound, plan, init, saving)
@@ -108,12 +112,17 @@ def run(
             found = run_chains(
                 bound, sampler, plan, positions, request, anchor=anchor, saving=saving
             )
+        bias: dict[str, Any] = {}
+        if bias_check and sampler is not None:
+            check = bias_check if isinstance(bias_check, BiasCheck) else BiasCheck()
+            method = request.sampler_name
+            bias["bias"] = measure_bias(bound, sampler, method, plan, found, anchor, check)
     attrs = run_attributes(bound, method=request.method, seed=plan.seed, started=started)
     options = dict(request.options) if sampler is None else describe_options(sampler)
     return Draws(
         draws=found.draws,
         sample_stats=found.sample_stats,
-        attrs={**attrs, "options": options, **_describe_run(plan, found)},
+        attrs={**attrs, "options": options, **_describe_run(plan, found), **bias},
         dims=axes,
         coords=dict(labels.coords or {}),
         warmup=found.warmup,

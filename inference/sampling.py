@@ -11,6 +11,7 @@ import torch
 
 from inference import running
 from inference._checks import check_integer
+from inference.bias import BiasCheck
 from inference.chains import Saving
 from inference.draws import Draws
 from inference.initial import Init
@@ -47,6 +48,7 @@ def sample(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     executor: Any = None,
+    bias_check: bool | BiasCheck = False,
     progress: bool = True,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, list[str]] | None = None,
@@ -94,6 +96,8 @@ def sample(
         checkpoint_every: steps between two checkpoints; by default about ten seconds.
         executor: a `concurrent.futures.Executor`, such as Dask's `client.get_executor()`;
             groups of chains run as its tasks.
+        bias_check: measure the bias of a stochastic-gradient run when it is done, for
+            `Draws.diagnostics`; True, or an `inference.BiasCheck`. The draws are the same.
         progress: show a progress bar on a terminal.
         coords: coordinates by dimension.
         dims: names of the axes of each variable, by default Pyro's plates.
@@ -150,5 +154,6 @@ def sample(
         progress=progress,
         saving=saving,
         executor=executor,
+        bias_check=bias_check,
         entry=sample,
     )

@@ -355,7 +355,7 @@ def _choose(
     """The best step of a method; the stiffest point of the typical set is a direction too."""
     limit = (_LARGEST_H / survey.largest) ** 0.5
     scheme = integrator or "symplectic"
-    step_of: StepOf = _quadratic_step(method, scheme)
+    step_of: StepOf = quadratic_step(method, scheme)
     if method == "sgld":
         limit = 1 / survey.largest
     return choose(
@@ -370,7 +370,8 @@ def _choose(
     )
 
 
-def _quadratic_step(method: str, scheme: str) -> StepOf:
+def quadratic_step(method: str, scheme: str) -> StepOf:
+    """The linear step of a method on a quadratic, by integrator."""
     if method == "sgnht":
         return linear_theory.thermostat
     if method == "sgld":
