@@ -163,19 +163,17 @@ def measure_bias(
     )
     num_full = positions.shape[0] * positions.shape[1]
     num_batches = 3 * runs.num_chains * runs.num_steps
-    share = _batch_share(target)
     cost = {
         "full_gradients": num_full,
         "minibatch_gradients": num_batches,
-        "relative_to_run": (num_full / share + num_batches)
+        "relative_to_run": (num_full / _batch_share(target) + num_batches)
         / (plan.num_chains * plan.num_steps),
     }
-    rule = found.predicted_inflation
     judged = judge(measured, check.level)
     if judged["verdict"] == "biased":
         reasons = "; ".join(judged["reasons"])
         warn(f"the run is biased: {reasons}. Remedy: {judged['remedy']}.")
-    return {**judged, "noise_rule": rule, "cost": cost}
+    return {**judged, "noise_rule": found.predicted_inflation, "cost": cost}
 
 
 def _drawn(target: Target, plan: Plan, found: Run) -> tuple[list[int], Tensor]:
