@@ -21,33 +21,29 @@ for coupled steps. Their use together, and the pairs of opposite noise, are ours
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from inference import linear_theory
 from inference._checks import check_fraction, check_integer
-from inference.bias_pairs import PairedRuns
+from inference.bias_pairs import Frame, PairedRuns, extrapolation, predict
 from inference.bias_verdict import Estimate, Measurements, judge
 from inference.errors import warn
-from inference.gradient_noise import gradient_variance
 from inference.gradients import LogDensityAndGradient, log_density_and_gradient, map_chains
 from inference.plan import Plan, Run
 from inference.rng import Stream
-from inference.samplers import SGHMC, SGLD, SGNHT, Sampler
+from inference.samplers import Sampler
 from inference.schedules import Constant
 from inference.targets import Target
-from inference.tuning import quadratic_step
 
 _FEWEST_DRAWS, _MOST_DRAWS = 64, 1024
 _DENSE_DIM = 128
 _BATCHES = 24  # in all chains together: units of draws that count as independent
 _FAR, _TRIALS = 8, 16
+_BITS = 36
 _MOST_VALUES = 1 << 20
-_NO_BIAS = 1e-6  # a prediction of less is rounding
-_OFFSET = 1000  # of the batches that measure the gradient's noise
 
 
 @dataclass(frozen=True)
@@ -74,14 +70,6 @@ class BiasCheck:
         check_integer("num_steps", self.num_steps, 100)
         if check_integer("num_chains", self.num_chains, 8) % 2:
             raise ValueError(f"`num_chains` must be even; got {self.num_chains}.")
-
-
-class _Frame(NamedTuple):
-    """Directions, orthonormal columns of `basis` (dim, dim), and the curvature along each."""
-
-    center: Tensor
-    basis: Tensor
-    curvature: np.ndarray
 
 
 def check_bias_check(given: Any, plan: Plan, target: Target, *, full_data: bool) -> None:
@@ -131,6 +119,11 @@ def measure_bias(
     evaluate = log_density_and_gradient(target, plan.chain_method)
     chains, positions = _drawn(target, plan, found)
     gradients = _full_gradients(target, evaluate, positions)
+    if not bool(gradients.isfinite().all()):
+        reason = "the gradient of all the data is not finite at some draws"
+        remedy = "check the log density at the draws"
+        found_nothing = {"verdict": "undecided", "reasons": [reason], "remedy": remedy}
+        return {**found_nothing, "level": check.level}
     frame = _frame(positions.flatten(0, 1), gradients.flatten(0, 1), plan.temperature)
     affordable = _MOST_VALUES // target.layout.dim // 2 * 2
     runs = PairedRuns(
@@ -142,11 +135,9 @@ def measure_bias(
         num_chains=min(check.num_chains, max(8, affordable)),
         num_steps=check.num_steps,
     )
-    predicted = _predict(runs, method, positions.flatten(0, 1), frame)
-    factor = _extrapolation(runs, predicted)
-    variance, mean = runs.measure(
-        found.state, chains, positions, frame.center, frame.basis, factor
-    )
+    predicted = predict(runs, method, positions.flatten(0, 1), frame)
+    factor = extrapolation(runs, predicted)
+    variance, mean = runs.measure(found.state, chains, positions, frame, factor)
     along = (positions - frame.center) @ frame.basis * (gradients @ frame.basis)
     kinetic = found.sample_stats.get("kinetic_temperature")
     expected = sampler.stationary_kinetic_temperature(runs.settings)
@@ -155,13 +146,13 @@ def measure_bias(
         paired_mean=mean,
         stein=_batch_means((-along / plan.temperature - 1).numpy(force=True)),
         gradient=_gradient_slope(runs, positions.flatten(0, 1), frame),
-        kinetic=None
-        if kinetic is None or not expected
-        else _batch_means(kinetic[chains][..., None] / expected - 1),
+        kinetic=_batch_means(kinetic[chains][..., None] / (expected or 1) - 1)
+        if kinetic is not None and expected
+        else None,
         predicted=None if predicted is None else predicted[0].inflation,
         predicted_by_noise=None if predicted is None else predicted[0].gradient_noise,
     )
-    num_full = positions.shape[0] * positions.shape[1]
+    num_full = positions.shape[:2].numel()
     num_batches = 3 * runs.num_chains * runs.num_steps
     cost = {
         "full_gradients": num_full,
@@ -184,7 +175,7 @@ def _drawn(target: Target, plan: Plan, found: Run) -> tuple[list[int], Tensor]:
     available = next(iter(found.draws.values())).shape[1]
     some = np.unique(np.linspace(0, available - 1, max(count, 2)).round().astype(int))
     values = {
-        name: torch.as_tensor(array[healthy][:, some], device=target.device).flatten(0, 1)
+        name: torch.tensor(array[healthy][:, some], device=target.device).flatten(0, 1)
         for name, array in found.draws.items()
     }
     flat = map_chains(target.unconstrain, values, chain_method=plan.chain_method)
@@ -206,20 +197,27 @@ def _full_gradients(
     return torch.cat([evaluate(some, None)[1] for some in flat.split(group)]).view_as(positions)
 
 
-def _frame(positions: Tensor, gradients: Tensor, temperature: float) -> _Frame:
+def _frame(positions: Tensor, gradients: Tensor, temperature: float) -> Frame:
     """The mean curvature, −E[∇² log p], by Stein's lemma the regression of −g on θ."""
     center = positions.mean(0)
     x, g = (positions - center).double(), gradients.double()
     dim = x.shape[1]
     if dim <= min(_DENSE_DIM, len(x) // 4):
         slope = torch.linalg.lstsq(x, -g).solution
-        curvature, basis = torch.linalg.eigh((slope + slope.T) / 2)
+        curvature, basis = torch.linalg.eigh(_rounded(slope + slope.T) / 2)
+        curvature, basis = _rounded(curvature), _rounded(basis)
     else:
         basis = torch.eye(dim, dtype=x.dtype, device=x.device)
         curvature = (g.square().mean(0) / x.square().mean(0)).sqrt()
     own = temperature / (x @ basis).square().mean(0)
     curvature = torch.where(curvature > 1e-6 * own, curvature, own)
-    return _Frame(center, basis.to(positions), curvature.numpy(force=True))
+    return Frame(center, basis.to(positions), curvature.numpy(force=True))
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Without the last bits, which LAPACK does not repeat from call to call."""
+    unit = 2.0 ** (torch.frexp(values.abs().max()).exponent - _BITS)
+    return (values / unit).round() * unit
 
 
 def _batch_means(values: np.ndarray) -> Estimate:
@@ -229,7 +227,7 @@ def _batch_means(values: np.ndarray) -> Estimate:
     return Estimate(np.concatenate([stretch.mean(1) for stretch in stretches]), of_ratio=True)
 
 
-def _gradient_slope(runs: PairedRuns, positions: Tensor, frame: _Frame) -> Estimate | None:
+def _gradient_slope(runs: PairedRuns, positions: Tensor, frame: Frame) -> Estimate | None:
     """Minibatch gradients along that of all the data, relative to it, less one."""
     target = runs.target
     if target.batch_size is None or target.num_data is None:
@@ -248,54 +246,3 @@ def _gradient_slope(runs: PairedRuns, positions: Tensor, frame: _Frame) -> Estim
     found = torch.cat(slopes).double().numpy(force=True)
     found = found[np.isfinite(found)]
     return Estimate(found[:, None]) if len(found) > 1 else None
-
-
-def _predict(
-    runs: PairedRuns, method: str, positions: Tensor, frame: _Frame
-) -> tuple[linear_theory.Prediction, linear_theory.Prediction] | None:
-    """The linear theory at ε and ε/2, for samplers that it covers."""
-    sampler, target = runs.sampler, runs.target
-    plain = isinstance(sampler, (SGHMC, SGLD, SGNHT)) and not sampler.corrects_noise
-    if not plain or sampler.resample_every is not None or runs.plan.control_variates == "epoch":
-        return None
-    some = positions[:: max(1, len(positions) // 64)]
-
-    def rotated(positions: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        value, gradient = runs.evaluate(positions, batch)
-        return value, gradient @ frame.basis
-
-    noise = gradient_variance(
-        target, rotated, some, runs.plan.seed, anchor=runs.anchor(some), offset=_OFFSET
-    )
-    variance = noise.double().mean(0).numpy(force=True) / runs.plan.temperature
-    scheme = getattr(sampler, "integrator", "symplectic")
-    step_of = quadratic_step(method, scheme)
-    friction = np.asarray(getattr(sampler, "friction", 1.0))
-    epoch = None if target.batch_size is None else (target.num_data or 1) / target.batch_size
-    at_step, at_half = (
-        linear_theory.predict(
-            step_of(frame.curvature, np.asarray(epsilon), friction, variance),
-            frame.curvature,
-            variance,
-            epoch,
-        )
-        for epsilon in (sampler.step_size, sampler.step_size / 2)
-    )
-    return at_step, at_half
-
-
-def _extrapolation(
-    runs: PairedRuns,
-    predicted: tuple[linear_theory.Prediction, linear_theory.Prediction] | None,
-) -> np.ndarray:
-    """What turns bias(ε) − bias(ε/2) into bias(ε): by theory, else by the bias's order in ε."""
-    noisy = runs.target.batch_size is not None
-    order = 1 if noisy or isinstance(runs.sampler, SGLD) else 2
-    usual = 1 / (1 - 0.5**order)
-    if predicted is None:
-        return np.asarray(usual)
-    whole, half = (p.inflation for p in predicted)
-    with np.errstate(all="ignore"):
-        factor = whole / (whole - half)
-    known = np.isfinite(factor) & (np.abs(whole) > _NO_BIAS)
-    return np.where(known, factor, usual).clip(1.0, 2.0)

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from inference import linear_theory
 from inference.bias_verdict import Estimate
+from inference.gradient_noise import gradient_variance
 from inference.gradients import LogDensityAndGradient
 from inference.minibatches import Anchor, Minibatches, controlled
 from inference.plan import Plan
 from inference.rng import NormalStream, Stream
-from inference.samplers import SGHMC, AdaptiveSGHMC, Sampler, Settings, take_step
+from inference.samplers import SGHMC, SGLD, SGNHT, AdaptiveSGHMC, Sampler, Settings, take_step
 from inference.targets import Target
+from inference.tuning import quadratic_step
 
 _BURN_IN = 0.25
 _FEWEST_UNITS = 4
+_NO_BIAS = 1e-6  # a prediction of less is rounding
+_OFFSET = 1000  # of the batches that measure the gradient's noise
+
+
+class Frame(NamedTuple):
+    """Directions, orthonormal columns of `basis` (dim, dim), and the curvature along each."""
+
+    center: Tensor
+    basis: Tensor
+    curvature: np.ndarray
 
 
 class PairedRuns:
@@ -79,8 +92,7 @@ class PairedRuns:
         state: Mapping[str, Tensor],
         chains: Sequence[int],
         positions: Tensor,
-        center: Tensor,
-        basis: Tensor,
+        frame: Frame,
         factor: np.ndarray,
     ) -> tuple[Estimate | None, Estimate | None]:
         """The bias at ε of variances, relative, and of means, in standard deviations.
@@ -89,8 +101,7 @@ class PairedRuns:
             state: the last one of the run's chains, for what the sampler has learnt.
             chains: numbers of those to go on with.
             positions: draws to start from, shape (len(chains), draws, dim).
-            center: of the directions.
-            basis: their orthonormal columns.
+            frame: the directions.
             factor: of the difference between ε and ε/2, by direction or one for all.
 
         Returns:
@@ -122,7 +133,7 @@ class PairedRuns:
                 coarse.refresh(momenta)
                 fine.refresh(momenta)
             if step >= burn_in:
-                ours, theirs = (arm.along(center, basis) for arm in (coarse, fine))
+                ours, theirs = (arm.along(frame) for arm in (coarse, fine))
                 found = (ours.square() - theirs.square(), ours - theirs, theirs.square())
                 sums = [total + value for total, value in zip(sums, found, strict=True)]
             first, second = (_opposite(xi) for xi in noise.take(2))
@@ -178,9 +189,9 @@ class _Arm:
         """Redraw the momenta."""
         self._state = self._sampler.refresh(self._state, noise, self._settings)
 
-    def along(self, center: Tensor, basis: Tensor) -> Tensor:
+    def along(self, frame: Frame) -> Tensor:
         """Coordinates of the chains along the directions, in float64."""
-        return ((self._state.position - center) @ basis).double()
+        return ((self._state.position - frame.center) @ frame.basis).double()
 
     def advance(self, noise: Tensor) -> None:
         """One step, on minibatches that pairs of chains share."""
@@ -214,3 +225,54 @@ def _relative(
         return None, None
     scale = fine.mean(0)
     return Estimate(factor * squares / scale), Estimate(factor * differences / scale**0.5)
+
+
+def predict(
+    runs: PairedRuns, method: str, positions: Tensor, frame: Frame
+) -> tuple[linear_theory.Prediction, linear_theory.Prediction] | None:
+    """The linear theory at ε and ε/2, for samplers that it covers."""
+    sampler, target = runs.sampler, runs.target
+    plain = isinstance(sampler, (SGHMC, SGLD, SGNHT)) and not sampler.corrects_noise
+    if not plain or sampler.resample_every is not None or runs.plan.control_variates == "epoch":
+        return None
+    some = positions[:: max(1, len(positions) // 64)]
+
+    def rotated(positions: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        value, gradient = runs.evaluate(positions, batch)
+        return value, gradient @ frame.basis
+
+    noise = gradient_variance(
+        target, rotated, some, runs.plan.seed, anchor=runs.anchor(some), offset=_OFFSET
+    )
+    variance = noise.double().mean(0).numpy(force=True) / runs.plan.temperature
+    scheme = getattr(sampler, "integrator", "symplectic")
+    step_of = quadratic_step(method, scheme)
+    friction = np.asarray(getattr(sampler, "friction", 1.0))
+    epoch = None if target.batch_size is None else (target.num_data or 1) / target.batch_size
+    at_step, at_half = (
+        linear_theory.predict(
+            step_of(frame.curvature, np.asarray(epsilon), friction, variance),
+            frame.curvature,
+            variance,
+            epoch,
+        )
+        for epsilon in (sampler.step_size, sampler.step_size / 2)
+    )
+    return at_step, at_half
+
+
+def extrapolation(
+    runs: PairedRuns,
+    predicted: tuple[linear_theory.Prediction, linear_theory.Prediction] | None,
+) -> np.ndarray:
+    """What turns bias(ε) − bias(ε/2) into bias(ε): by theory, else by the bias's order in ε."""
+    noisy = runs.target.batch_size is not None
+    order = 1 if noisy or isinstance(runs.sampler, SGLD) else 2
+    usual = 1 / (1 - 0.5**order)
+    if predicted is None:
+        return np.asarray(usual)
+    whole, half = (p.inflation for p in predicted)
+    with np.errstate(all="ignore"):
+        factor = whole / (whole - half)
+    known = np.isfinite(factor) & (np.abs(whole) > _NO_BIAS)
+    return np.where(known, factor, usual).clip(1.0, 2.0)

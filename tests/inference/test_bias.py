@@ -219,3 +219,17 @@ def test_false_alarms_are_as_rare_as_stated():
     naive = [Estimate(units).beyond(0.0) for units in skewed]
     assert np.mean(alarms) < 0.02 + 4 * (0.02 / 2000) ** 0.5
     assert np.mean(naive) > 2 * np.mean(alarms)
+
+
+def test_gradients_that_are_not_finite_leave_it_undecided():
+    """A minibatch target whose log density of all the data has no gradient."""
+
+    def log_density(p, x):
+        value = -p["x"].square().sum() / 2
+        return value if len(x) < 10 else value / (p["x"].sum() * 0)
+
+    target = LogDensity(log_density=log_density, scale="sum", params={"x": torch.ones(1)})
+    options = {"batch_size": 5, "num_samples": 50, "step_size": 0.1, "init": {"x": [1.0]}}
+    found = bias_of(target, np.zeros((10, 1)), **options)
+    assert found["verdict"] == "undecided"
+    assert "not finite" in found["reasons"][0]
