@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inference import InferenceWarning
 from inference._checks import check_finite, check_integer, check_positive
-from probnet._checks import Values, as_tensor
+from probnet._checks import Values, as_tensor, check_shape
 from probnet.neural_operator.problem import Problem
 
 _TOLERANCE = 1e-12  # of Newton's last step, relative to the largest value
@@ -188,6 +188,7 @@ class Burgers(Problem):
         (i, j), (p, q) = cell.T, (scaled - cell).T
 
         def observe(values: Tensor) -> Tensor:
+            check_shape("values", values.shape[-2:], self.solution_shape, "one per node")
             s, t = p.to(values), q.to(values)
             low = (1 - t) * values[..., i, j] + t * values[..., i, j + 1]
             high = (1 - t) * values[..., i + 1, j] + t * values[..., i + 1, j + 1]
@@ -253,12 +254,7 @@ class Burgers(Problem):
                 f"`inputs` must have shape (*batch, g), values at g >= 3 nodes of [-1, 1]; got "
                 f"{tuple(inputs.shape)}."
             )
-        ends = inputs[..., [0, -1]].abs().amax(-1)
-        if bool((ends > 1e-4 * inputs.abs().amax(-1)).any()):
-            raise ValueError(
-                "`inputs` must be zero at x = -1 and x = 1, as the solution is; the largest "
-                f"value there is {float(ends.max()):.4g}."
-            )
+        _check_ends("inputs", inputs)
         return check_finite("inputs", inputs)
 
     def _checked(self, name: str, values: Values) -> Tensor:
@@ -268,7 +264,18 @@ class Burgers(Problem):
                 f"`{name}` must have shape (*batch, {self.mesh[0] + 1}), initial values at the "
                 f"mesh's nodes; got {tuple(start.shape)}. `coefficients` makes them of inputs."
             )
+        _check_ends(name, start)
         return start
+
+
+def _check_ends(name: str, values: Tensor) -> None:
+    """Raise unless values on [-1, 1] are zero at both ends, to 1e-4 of the largest."""
+    ends = values[..., [0, -1]].abs().amax(-1)
+    if bool((ends > 1e-4 * values.abs().amax(-1)).any()):
+        raise ValueError(
+            f"`{name}` must be zero at x = -1 and x = 1, as the solution is; the largest value "
+            f"there is {float(ends.max()):.4g}."
+        )
 
 
 def _wavenumbers(count: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from scipy.linalg import solveh_banded
 from torch import Tensor
 
 from inference._checks import check_choice, check_finite, check_integer
-from probnet._checks import Values, as_tensor
+from probnet._checks import Values, as_tensor, check_shape
+from probnet.neural_operator.adjoint import AdjointSolve
 from probnet.neural_operator.problem import Problem
 from probnet.pde import Dirichlet
+from probnet.pde.functions import values_at
 
 
 class Darcy2D(Problem):
@@ -131,21 +134,27 @@ class Darcy2D(Problem):
         return a
 
     def solve(self, coefficients: Values) -> Tensor:
-        """Nodal values (*batch, nx + 1, ny + 1) by banded Cholesky, without gradient.
+        """Nodal values (*batch, nx + 1, ny + 1) by banded Cholesky, differentiable once.
 
         Args:
-            coefficients: a in each cell, shape (*batch, nx, ny), > 0.
+            coefficients: a in each cell, shape (*batch, nx, ny), > 0; its gradient costs one
+                more solve.
         """
-        a = self.check_coefficients("coefficients", coefficients).detach().cpu()
-        flat = a.reshape(-1, *self.mesh)
-        start = self.lifted.expand(len(flat), *self.solution_shape)
-        right = -self.residual(start, flat)[:, 1:-1, 1:-1].numpy()
-        inner = np.stack(
-            [self._solve_one(*pair) for pair in zip(flat.numpy(), right, strict=True)]
-        )
-        u = start.clone()
-        u[:, 1:-1, 1:-1] += torch.from_numpy(inner)
+        a = self.check_coefficients("coefficients", coefficients)
+        u = cast(Tensor, AdjointSolve.apply(a.reshape(-1, *self.mesh), self))
         return u.reshape(*a.shape[:-2], *self.solution_shape)
+
+    def solve_inside(self, coefficients: Tensor, right: Tensor) -> Tensor:
+        """The u at inner nodes with A(a)u = right, zero on the boundary; without gradient.
+
+        Args:
+            coefficients: a in each cell, shape (B, nx, ny), float64, on the CPU, not checked.
+            right: shape (B, nx - 1, ny - 1).
+        """
+        u = np.empty(tuple(right.shape))
+        for k, pair in enumerate(zip(coefficients.numpy(), right.numpy(), strict=True)):
+            u[k] = self._solve_one(*pair)
+        return torch.from_numpy(u)
 
     def loss(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """The energy J(u), or ½ rᵀM⁻¹r, shape (B,); see `Problem.loss`."""
@@ -203,10 +212,8 @@ class Darcy2D(Problem):
 
     def lifting(self, points: Tensor) -> Tensor:
         """The boundary data, continued by their own formula."""
-        value = self.boundary.value
-        if callable(value):
-            return torch.as_tensor(value(points[..., 0], points[..., 1])).to(points)
-        return torch.zeros_like(points[..., 0]) + as_tensor("boundary", value).to(points)
+        where = points.to(torch.float64).unbind(-1)
+        return values_at("boundary", self.boundary.value, where).to(points)
 
     def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:
         """Bilinear interpolation at points (n, 2); see `Problem.observation_operator`."""
@@ -217,6 +224,7 @@ class Darcy2D(Problem):
         (i, j), (s, t) = cell.T, (scaled - cell).T
 
         def observe(values: Tensor) -> Tensor:
+            check_shape("values", values.shape[-2:], self.solution_shape, "one per node")
             p, q = s.to(values), t.to(values)
             low = (1 - q) * values[..., i, j] + q * values[..., i, j + 1]
             high = (1 - q) * values[..., i + 1, j] + q * values[..., i + 1, j + 1]

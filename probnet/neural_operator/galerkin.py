@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from inference._checks import check_finite, check_integer
-from probnet._checks import Values, as_tensor
+from probnet._checks import Values, as_tensor, check_shape
 from probnet.neural_operator.darcy import Darcy2D
 
 _RANK_TOLERANCE = 1e-12
+_BOUNDARY_TOLERANCE = 1e-5  # single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,13 +149,19 @@ def certify(pde: Darcy2D, values: Tensor, coefficients: Values) -> ProjectedSolu
         pde: the problem.
         values: nodal values (*batch, nx + 1, ny + 1).
         coefficients: a in each cell, shape (*batch, nx, ny), > 0.
+
+    Raises:
+        ValueError: if the values on the boundary are not the data: the residual inside, and
+            with it the bound, does not see them.
     """
     a = pde.check_coefficients("coefficients", coefficients)
-    u = values.to(torch.float64)
+    u = _check_boundary(pde, values.to(torch.float64))
     residual_norm = pde.dual_norm_squared(pde.residual(u, a)).sqrt()
     ones = torch.ones(pde.mesh, dtype=torch.float64)
     slope = (u * pde.stiffness_product(u, ones)).sum((-2, -1)).sqrt()
-    return ProjectedSolution(u, residual_norm, residual_norm / a.amin((-2, -1)) / slope)
+    error_bound = residual_norm / a.amin((-2, -1)) / slope
+    exact = residual_norm == 0  # so is u = 0, whose relative error would be 0/0
+    return ProjectedSolution(u, residual_norm, torch.where(exact, 0.0, error_bound))
 
 
 def refine(
@@ -173,7 +180,7 @@ def refine(
     """
     check_integer("num_steps", num_steps, 0)
     a = pde.check_coefficients("coefficients", coefficients)
-    u = values.to(torch.float64)
+    u = _check_boundary(pde, values.to(torch.float64))
     residual = -_inner(pde.residual(u, a))
     direction = preconditioned = pde.precondition(residual)
     size = _dot(residual, preconditioned)
@@ -196,6 +203,18 @@ def _check_nodal(pde: Darcy2D, name: str, values: Tensor) -> None:
             f"`{name}` must have shape (n, {pde.solution_shape[0]}, {pde.solution_shape[1]}), "
             f"nodal values; got {tuple(values.shape)}."
         )
+
+
+def _check_boundary(pde: Darcy2D, values: Tensor) -> Tensor:
+    check_shape("values", values.shape[-2:], pde.solution_shape, "one per node")
+    off = values - pde.lifted
+    worst = float((off - _inner(off)).abs().max())
+    if not worst <= _BOUNDARY_TOLERANCE * max(1.0, float(pde.lifted.abs().max())):
+        raise ValueError(
+            f"`values` must have the problem's data on the boundary; they differ by up to "
+            f"{worst:.3g}. Those of a network do, after `pde.ansatz(pde.nodes)`."
+        )
+    return values
 
 
 def _inner(values: Tensor) -> Tensor:

@@ -217,6 +217,7 @@ def test_newton_that_does_not_settle_warns():
         (lambda: Burgers().coefficients(torch.full((5,), torch.nan)), "`inputs`"),
         (lambda: Burgers(mesh=(8, 4)).solve(torch.zeros(2, 8)), r"\(\*batch, 9\)"),
         (lambda: Burgers(mesh=(8, 4)).solve(torch.full((9,), torch.inf)), "`coefficients`"),
+        (lambda: Burgers(mesh=(8, 4)).solve(torch.ones(9)), "zero at x = -1"),
         (lambda: Burgers().interpolate(torch.zeros(129, 65), torch.zeros(1, 3)), "`points`"),
         (lambda: Burgers(1e-3).reference(torch.tensor([0.0, 5, -5, 0])), "decades"),
     ],

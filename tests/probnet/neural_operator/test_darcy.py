@@ -177,6 +177,31 @@ def test_every_network_has_the_boundary_data():
     torch.testing.assert_close(slope, pde.mollifier(pde.nodes).expand(3, -1))
 
 
+@pytest.mark.parametrize("function", [lambda x, y: 1.5, lambda x, y: np.exp(x - 0 * y)])
+def test_boundary_functions_may_be_constant_or_of_numpy(function):
+    a = random_cells(6, 6)
+    nodes = Darcy2D(mesh=(6, 6)).nodes.numpy().T
+    value = torch.as_tensor(function(*nodes), dtype=torch.float64).expand(49)
+    u = Darcy2D(mesh=(6, 6), boundary=Dirichlet(function)).solve(a)
+    torch.testing.assert_close(u[0], value.reshape(7, 7)[0])
+    torch.testing.assert_close(u[:, -1], value.reshape(7, 7)[:, -1])
+
+
+@pytest.mark.parametrize("mesh", [(4, 3), (3, 5)])
+def test_the_solution_is_differentiable_in_the_coefficients(mesh):
+    """Non-zero boundary data: the derivative sees the whole solution, not its inner part."""
+    pde = Darcy2D(3.0, mesh, Dirichlet(lambda x, y: x + y**2))
+    a = random_cells(2, *mesh).requires_grad_()
+    assert torch.autograd.gradcheck(pde.solve, (a,))
+    assert pde.solve(random_cells(0, *mesh)).shape == (0, mesh[0] + 1, mesh[1] + 1)
+
+
+def test_values_on_another_mesh_are_not_interpolated():
+    pde = Darcy2D(mesh=(6, 6))
+    with pytest.raises(ValueError, match=r"`values` must have shape \(7, 7\)"):
+        pde.interpolate(torch.ones(9, 9), torch.tensor([[0.1, 0.1]]))
+
+
 def test_the_mollifier_vanishes_on_the_boundary_alone():
     pde = Darcy2D(mesh=(4, 4))
     m = pde.mollifier(pde.nodes).reshape(5, 5)

@@ -67,7 +67,24 @@ def test_all_inner_functions_together_give_the_solution():
 def test_the_exact_solution_is_certified_as_such(problem):
     pde, _, a = problem
     assert (certify(pde, pde.solve(a), a).error_bound < 1e-10).all()
-    assert (certify(pde, 1.1 * pde.solve(a), a).error_bound > 0.01).all()
+    wrong = pde.lifted + 1.1 * (pde.solve(a) - pde.lifted)
+    assert (certify(pde, wrong, a).error_bound > 0.01).all()
+    assert (certify(pde, pde.solve(a).float(), a).error_bound < 1e-3).all()
+
+
+def test_no_certificate_for_values_that_are_wrong_on_the_boundary(problem):
+    """A constant more has the same residual inside, and is no solution."""
+    pde, _, a = problem
+    shifted = pde.solve(a) + 1.0
+    assert pde.residual(shifted, a)[:, 1:-1, 1:-1].abs().max() < 1e-12
+    for call in (lambda: certify(pde, shifted, a), lambda: refine(pde, shifted, a, 2)):
+        with pytest.raises(ValueError, match="differ by up to 1"):
+            call()
+
+
+def test_a_solution_that_is_zero_is_certified():
+    pde, a = Darcy2D(0.0, (4, 4)), torch.ones(2, 4, 4, dtype=torch.float64)
+    assert refine(pde, torch.zeros(2, 5, 5), a, 3).error_bound.tolist() == [0.0, 0.0]
 
 
 def test_conjugate_gradients_converge_at_the_rate_of_the_contrast(problem):
