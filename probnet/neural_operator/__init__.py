@@ -4,10 +4,13 @@ from probnet.neural_operator.burgers import Burgers
 from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder, Encoding
 from probnet.neural_operator.galerkin import GalerkinBasis, ProjectedSolution, certify, refine
+from probnet.neural_operator.inputs import GaussianInput, InputLikelihood, TwoPhase
 from probnet.neural_operator.inverse_posterior import InversePosterior
+from probnet.neural_operator.model import DGenNO
 from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.reference_chains import NotConvergedError
+from probnet.neural_operator.trained import TrainedOperator
 from probnet.neural_operator.weak_form import (
     candidate_gradient,
     mixed_loss,
@@ -19,16 +22,21 @@ from probnet.neural_operator.wendland import WendlandTests
 __all__ = [
     "Burgers",
     "ConvEncoder",
+    "DGenNO",
     "Darcy2D",
     "DenseEncoder",
     "Encoder",
     "Encoding",
     "GalerkinBasis",
+    "GaussianInput",
+    "InputLikelihood",
     "InversePosterior",
     "MultiONet",
     "NotConvergedError",
     "Problem",
     "ProjectedSolution",
+    "TrainedOperator",
+    "TwoPhase",
     "WendlandTests",
     "candidate_gradient",
     "certify",

@@ -145,6 +145,12 @@ class DenseEncoder(Encoder):
             parametrization="standard",
             seed=seed,
         )
+        # The size of torch's default for linear layers, as in the reference code: latent
+        # vectors that start small make the decoders' first steps much shorter.
+        with torch.no_grad():
+            for name, parameter in self.body.named_parameters():
+                if name.startswith("w"):
+                    parameter.mul_(3**-0.5)
 
     def options(self) -> dict[str, Any]:
         """See `Encoder.options`."""

@@ -65,7 +65,8 @@ class MultiONet(nn.Module):
         num_outputs: c of the vector-valued form; `None`: one value, without W.
         trunk_activation: a name of `ACTIVATIONS`.
         branch_activation: a name of `ACTIVATIONS`.
-        initial_weight: of all w_k at the start; the reference code starts at 0.
+        initial_weight: of all w_k at the start. From the reference code's 0 the output starts
+            at zero, below the scale of any solution; 1 suits targets of order one.
         seed: of the initial weights, torch's defaults for linear layers.
 
     Raises:
@@ -90,7 +91,7 @@ class MultiONet(nn.Module):
         num_outputs: int | None = None,
         trunk_activation: str = "tanh_sin",
         branch_activation: str = "tanh_sin",
-        initial_weight: float = 1.0,
+        initial_weight: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -1,0 +1,164 @@
+"""Training: the energy falls to the solution, resumes bit-equal, and refuses bad arguments."""
+
+import signal
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from probnet.datasets.fields import LevelSetGRF, SineSeries
+from probnet.metrics import relative_l2
+from probnet.neural_operator import (
+    Burgers,
+    Darcy2D,
+    DenseEncoder,
+    DGenNO,
+    GaussianInput,
+    MultiONet,
+    TwoPhase,
+    WendlandTests,
+)
+
+MEDIA = LevelSetGRF(num_nodes=9)
+SMALL = MultiONet(width=24, depth=3, sum_layers=2)
+
+
+def _model(pde=None, **options):
+    settings = {
+        "input_grid": (9, 9),
+        "input_likelihood": TwoPhase(5.0, 10.0),
+        "latent_dim": 8,
+        "encoder": DenseEncoder(hidden=(32,)),
+        "decoder": SMALL,
+        "input_decoder": SMALL,
+    }
+    return DGenNO(Darcy2D(mesh=(8, 8)) if pde is None else pde, **{**settings, **options})
+
+
+def _fit(model, source=MEDIA, **options):
+    settings = {"num_steps": 12, "batch_size": 8, "num_validation": 8, "progress": False}
+    return model.fit(source, **{**settings, **options})
+
+
+def _weights(trained):
+    return torch.cat([p.flatten() for p in trained.networks.parameters()])
+
+
+def _error(trained, count=50):
+    pde, media = trained.problem, MEDIA.sample(count, seed=99)
+    exact = pde.solve(pde.coefficients(media)).flatten(1)
+    return relative_l2(exact, trained.predict(media).mean, case_axis=0), exact
+
+
+@pytest.mark.slow
+def test_inputs_alone_teach_the_forward_map():
+    """Predicting the mean of the solutions, which needs solutions, is the control."""
+    trained = _fit(_model(), num_steps=400, batch_size=32)
+    error, exact = _error(trained)
+    control = relative_l2(exact, exact.mean(0).expand_as(exact), case_axis=0)
+    assert error < 0.6 * control
+    assert trained.diagnostics["validation_relative_l2"] == pytest.approx(error, rel=0.5)
+    assert abs(trained.diagnostics["validation_ratio"] - 1) < 0.05
+    assert trained.precision > 10
+
+
+@pytest.mark.parametrize("method", ["muon", "adam"])
+def test_a_resumed_training_is_bit_equal(method, tmp_path):
+    whole = _fit(_model(), method=method)
+    folder = tmp_path / "run"
+    taken = []
+
+    def interrupt(self, original=None):
+        taken.append(1)
+        _take_step(self)
+        if len(taken) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    from probnet.neural_operator.training import Training
+
+    _take_step = Training._take_step
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with patch.object(Training, "_take_step", interrupt):
+        part = _fit(_model(), method=method, checkpoint=folder)
+    assert part.diagnostics["interrupted"]
+    assert part.diagnostics["steps_taken"] == 5
+    resumed = _fit(_model(), method=method, checkpoint=folder, resume=True)
+    assert torch.equal(_weights(resumed), _weights(whole))
+    assert torch.equal(resumed.curve, whole.curve)
+    assert not torch.equal(_weights(part), _weights(whole))
+    with pytest.raises(FileExistsError, match="holds a training already"):
+        _fit(_model(), method=method, checkpoint=folder)
+    with pytest.raises(ValueError, match="other settings"):
+        _fit(_model(), method=method, checkpoint=folder, resume=True, batch_size=4)
+
+
+def test_equal_seeds_give_equal_weights_whatever_the_progress_bar():
+    first = _fit(_model(), seed=5)
+    assert torch.equal(_weights(first), _weights(_fit(_model(), seed=5, progress=True)))
+    assert not torch.equal(_weights(first), _weights(_fit(_model(), seed=6)))
+
+
+def test_tables_with_and_without_labels():
+    pde, table = Darcy2D(mesh=(8, 8)), MEDIA.sample(60, seed=1)
+    plain = _fit(_model(), table)
+    assert len(plain.validation) == 6
+    solutions = pde.solve(pde.coefficients(table))
+    labelled = _fit(_model(), table, labels=solutions, num_steps=150)
+    without = _fit(_model(), table, num_steps=150)
+    assert not torch.equal(_weights(labelled), _weights(without))
+    assert _error(labelled)[0] < 0.5
+
+
+def test_every_physics_and_form_trains():
+    for pde, options in (
+        (Darcy2D(mesh=(8, 8), physics="dual_norm"), {"physics": "dual_norm"}),
+        (Darcy2D(mesh=(8, 8)), {"physics": WendlandTests(num_centres=10, radius=0.1)}),
+        (Darcy2D(mesh=(8, 8)), {"encoder": "deterministic", "physics": "energy"}),
+        (Darcy2D(mesh=(8, 8)), {"input_likelihood": TwoPhase(5.0, 10.0, form="bernoulli")}),
+        (Darcy2D(mesh=(8, 8)), {"input_likelihood": GaussianInput(positive=True)}),
+    ):
+        trained = _fit(_model(pde, **options), num_steps=3)
+        assert torch.isfinite(trained.curve).all()
+
+
+def test_burgers_keeps_its_initial_values():
+    pde, fields = Burgers(mesh=(16, 8)), SineSeries(num_nodes=17, num_modes=2)
+    model = _model(
+        pde, input_grid=(17,), input_likelihood=GaussianInput(0.02, zero_at_ends=True)
+    )
+    trained = _fit(model, fields, num_steps=5)
+    start = fields.sample(3)
+    values = trained.predict(start).mean.reshape(3, 17, 9)
+    torch.testing.assert_close(values[..., 0], start, rtol=0, atol=1e-6)
+    assert trained.decode_solution(torch.zeros(2, 8)).shape == (2, 17 * 9)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (LevelSetGRF(num_nodes=10), {}, "fitted input grid"),
+        (LevelSetGRF(num_nodes=9, high=11.0), {}, "values 5 and 10"),
+        (MEDIA.sample(10), {}, "too few to keep a tenth"),
+        (MEDIA.sample(40), {"labels": torch.zeros(39, 81)}, "one solution per input, 40"),
+        (MEDIA.sample(40), {"labels": torch.zeros(40, 80)}, "81 nodal values"),
+        (MEDIA, {"labels": torch.zeros(40, 81)}, "need a table"),
+        (MEDIA, {"method": "sgd"}, "`method` must be one of"),
+        (MEDIA, {"resume": True}, "needs `checkpoint`"),
+    ],
+)
+def test_bad_training_arguments_are_refused(source, options, message):
+    with pytest.raises(ValueError, match=message):
+        _fit(_model(), source, **options)
+
+
+def test_bad_models_are_refused():
+    with pytest.raises(ValueError, match="offers 'dual_norm'"):
+        _model(Burgers(mesh=(16, 8)), physics="energy", input_grid=(17,))
+    with pytest.raises(ValueError, match="Make the problem with physics='dual_norm'"):
+        _model(physics="dual_norm")
+    with pytest.raises(ValueError, match="written for Darcy2D"):
+        _model(Burgers(mesh=(16, 8)), physics=WendlandTests(), input_grid=(17,))
+    with pytest.raises(TypeError, match="must be a Problem"):
+        DGenNO("darcy")
+    with pytest.raises(TypeError, match="takes no option `momentum`"):
+        _fit(_model(), momentum=0.9)
