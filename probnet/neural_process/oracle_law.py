@@ -50,10 +50,14 @@ class OraclePredictive(Distribution):
         self._log_weights, self._mask = log_weights[..., None], mask
         self._joint, self._sampler = joint, sampler
         self._shape, self._single = shape, single
-        super().__init__(shape, torch.Size(), validate_args=False)
+        num_batch = 1 if single else 2  # what follows is the axis of outputs, if there is one
+        super().__init__(shape[:num_batch], shape[num_batch:], validate_args=False)
 
     def __repr__(self) -> str:
-        return f"OraclePredictive({len(self._means)} components, {tuple(self._shape)})"
+        return (
+            f"OraclePredictive({len(self._means)} components, "
+            f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
+        )
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
@@ -80,7 +84,7 @@ class OraclePredictive(Distribution):
             joint: of all targets of a task at once, instead of each by itself.
 
         Returns:
-            The shape of `mean`, or `(B,)` if joint, `()` for a single task.
+            Shape `(B, m)`, or `(B,)` if joint; without the axis B for a single task.
 
         Raises:
             NotImplementedError: if no joint density is to be had.
@@ -94,7 +98,7 @@ class OraclePredictive(Distribution):
         squares = (values - self._means) ** 2 / self._variances
         logs = -0.5 * (squares + (2 * math.pi * self._variances).log())
         mixed = (logs + self._log_weights).logsumexp(0)
-        return (mixed * self._mask).reshape(self._shape)
+        return (mixed * self._mask).reshape(self.batch_shape)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(y <= value) at each target, of the shape of `mean`."""

@@ -13,9 +13,7 @@ NUM_TASKS, NUM_PAIRED, AT_ONCE = 16_384, 512, 1024
 
 def scores(law, batch):
     counts = batch.mask_t.sum(-1)
-    return law.log_prob(batch.yt).sum((1, 2)) / counts, law.log_prob(
-        batch.yt, joint=True
-    ) / counts
+    return law.log_prob(batch.yt).sum(1) / counts, law.log_prob(batch.yt, joint=True) / counts
 
 
 def known(kernel, batch):
