@@ -1,8 +1,10 @@
 """Neural processes and martingale posteriors: one network for a stream of regression tasks."""
 
+from probnet.neural_process.autoregressive import Autoregressive
 from probnet.neural_process.base import NeuralProcess
 from probnet.neural_process.bootstrap import BANP, BNP
 from probnet.neural_process.conditional import CANP, CNP
+from probnet.neural_process.convolutional import ConvCNP
 from probnet.neural_process.copula import Copula
 from probnet.neural_process.evaluation import Evaluation
 from probnet.neural_process.gp_rule import GPRule
@@ -15,6 +17,7 @@ from probnet.neural_process.posterior import NeuralProcessPosterior
 from probnet.neural_process.resampling import PredictiveResampler
 from probnet.neural_process.rules import CallableRule, NormalMean, PredictiveRule
 from probnet.neural_process.trained import TrainedProcess
+from probnet.neural_process.transformer import TNP
 
 __all__ = [
     "ANP",
@@ -25,7 +28,10 @@ __all__ = [
     "MPANP",
     "MPNP",
     "NP",
+    "TNP",
+    "Autoregressive",
     "CallableRule",
+    "ConvCNP",
     "Copula",
     "Evaluation",
     "GPRule",
