@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from probnet.neural_operator.delayed_acceptance import LogLikelihood
@@ -39,6 +40,7 @@ def likelihood(
     """
     observe = problem.observation_operator(observations.sensors)
 
+    @torch.no_grad()  # a network that decodes has parameters; chains ask for values alone
     def evaluate(positions: Tensor) -> tuple[Tensor, Tensor]:
         inputs = decode(positions)
         u = problem.solve(problem.coefficients(inputs))
