@@ -16,6 +16,9 @@ BOUNDS = {
     "functional_prior_1d": {"covariance_error": 0.05, "nll_matched": 1.8},
     "high_frequency_poisson": {"largest_error": 1e-4, "rms_z": 5.0},
     "nngp_uci": {"nll_integrated": 5.6},
+    "np_bayesian_optimisation": {"excess_regret": 0.15},  # over random search
+    "np_digits": {"excess_nll": 0.6},
+    "np_hare_lynx": {"excess_simulated": -0.3, "excess_real": 3.0},
     "student_t_process": {"excess_nll": 0.0},
 }
 

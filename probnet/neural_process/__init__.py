@@ -4,6 +4,7 @@ from probnet.neural_process.autoregressive import Autoregressive
 from probnet.neural_process.base import NeuralProcess
 from probnet.neural_process.bootstrap import BANP, BNP
 from probnet.neural_process.conditional import CANP, CNP
+from probnet.neural_process.conditional_copula import ConditionalCopula
 from probnet.neural_process.convolutional import ConvCNP
 from probnet.neural_process.copula import Copula
 from probnet.neural_process.evaluation import Evaluation
@@ -31,6 +32,7 @@ __all__ = [
     "TNP",
     "Autoregressive",
     "CallableRule",
+    "ConditionalCopula",
     "ConvCNP",
     "Copula",
     "Evaluation",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from probnet.neural_process.rules import PredictiveRule
 
 _REACH = 8.0  # sds of the first law, within which quantiles are looked for
 _BISECTIONS = 50
-_NODES = 401  # of the quadrature of moments
+_NODES = 257  # of the quadrature of moments
 
 
 class CopulaState(NamedTuple):
@@ -55,7 +56,9 @@ class CopulaRule(PredictiveRule[CopulaState]):
 
     def predict(self, state: CopulaState, x: Tensor) -> Distribution:
         """See `PredictiveRule.predict`; the law is the same at all inputs."""
-        return CopulaLaw(state, x.shape[1])
+        copula = state.observed
+        shape = (state.num_paths, x.shape[1])
+        return CopulaLaw(lambda y: _path_law(state, y), shape, copula.loc, copula.scale)
 
     def update(self, state: CopulaState, x: Tensor, y: Tensor) -> CopulaState:
         """See `PredictiveRule.update`."""
@@ -70,7 +73,7 @@ class CopulaRule(PredictiveRule[CopulaState]):
 
     def evaluate(self, state: CopulaState, x: Tensor) -> Tensor:
         """P_N(y) on every path at thresholds y, `(q, 1)`: shape `(P, q, 1)`."""
-        return path_cdf(state, x[:, 0].expand(state.num_paths, -1))[..., None]
+        return path_cdf(state, x[None, :, 0])[..., None]
 
     def grid(self, xc: Tensor, yc: Tensor, num_points: int) -> Tensor:
         """Thresholds from half a range of the data below them to half a range above."""
@@ -86,22 +89,43 @@ class CopulaRule(PredictiveRule[CopulaState]):
 
 
 def path_cdf(state: CopulaState, y: Tensor) -> Tensor:
-    """P_N(y) on every path, at points `(P, q)` of its own."""
+    """P_N(y) on every path, at points `(P, q)`, or `(1, q)` for the same on all."""
     copula = state.observed
-    n, rho = len(copula.quantiles), torch.tensor(copula.rho, dtype=torch.float64)
-    u = copula.cdf(y[:1] if _shared(y) else y)
-    for i, v in enumerate(state.imagined, n + 1):
+    u, rho = copula.cdf(y), torch.tensor(copula.rho, dtype=torch.float64)
+    for i, v in enumerate(state.imagined, len(copula.quantiles) + 1):
         u = stepped_cdf(u, v[:, None], weight(i), rho)
-    return u.expand_as(y)
+    return u.expand(state.num_paths, -1)
+
+
+def _path_law(state: CopulaState, y: Tensor) -> tuple[Tensor, Tensor]:
+    """P_N and log p_N at points `(P or 1, q, g)`."""
+    copula, rho = state.observed, torch.tensor(state.observed.rho, dtype=torch.float64)
+    u, log_p = copula.cdf(y), copula.log_pdf(y)
+    for i, v in enumerate(state.imagined, len(copula.quantiles) + 1):
+        u, log_p = stepped(u, log_p, v[:, None, None], weight(i), rho)
+    shape = (state.num_paths, *y.shape[1:])
+    return u.expand(shape), log_p.expand(shape)
 
 
 class CopulaLaw(Distribution):
-    """The predictive law of every path, the same at q inputs: batch `(P, q)`, event (1,)."""
+    """A law known by its distribution function at q inputs of every path.
 
-    def __init__(self, state: CopulaState, num_points: int) -> None:
-        self._state = state
-        batch = torch.Size((state.num_paths, num_points))
-        super().__init__(batch, torch.Size((1,)), validate_args=False)
+    Args:
+        law: gives P and log p, `(P, q, g)`, at points `(P or 1, q or 1, g)`.
+        batch_shape: `(P, q)`.
+        loc: of the first law.
+        scale: of the first law; quantiles are looked for within 8 of them.
+    """
+
+    def __init__(
+        self,
+        law: Callable[[Tensor], tuple[Tensor, Tensor]],
+        batch_shape: tuple[int, int],
+        loc: float,
+        scale: float,
+    ) -> None:
+        self._law, self._loc, self._half = law, loc, _REACH * scale
+        super().__init__(torch.Size(batch_shape), torch.Size((1,)), validate_args=False)
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
@@ -110,47 +134,29 @@ class CopulaLaw(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[y], by quadrature of 1 - P on the right and P on the left of the first mean."""
-        copula, paths = self._state.observed, self._state.num_paths
-        half = _REACH * copula.scale
-        y = torch.linspace(copula.loc - half, copula.loc + half, _NODES, dtype=torch.float64)
-        u = path_cdf(self._state, y.expand(paths, -1))
-        return (
-            (copula.loc + half - torch.trapezoid(u, y))
-            .reshape(paths, 1, 1)
-            .expand(*self.batch_shape, 1)
-        )
+        """E[y] = b - ∫ P(y) dy up to b, beyond which there is nothing."""
+        high = self._loc + self._half
+        y = torch.linspace(self._loc - self._half, high, _NODES, dtype=torch.float64)
+        cdf = self._law(y.expand(1, self.batch_shape[1], -1))[0]
+        return (high - torch.trapezoid(cdf, y))[..., None]
 
     def cdf(self, value: Tensor) -> Tensor:
-        """P(y), for values `(P, q, 1)`."""
-        return path_cdf(self._state, value[..., 0])[..., None]
+        """P(y), for values that broadcast to `(P, q, 1)`."""
+        return self._law(value.broadcast_to(*self.batch_shape, 1))[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(y), for values that broadcast to `(P, q, 1)`: shape `(P, q)`."""
-        copula = self._state.observed
-        y = value.broadcast_to(*self.batch_shape, 1)[..., 0]
-        rho = torch.tensor(copula.rho, dtype=torch.float64)
-        u, log_p = copula.cdf(y), copula.log_pdf(y)
-        for i, v in enumerate(self._state.imagined, len(copula.quantiles) + 1):
-            u, log_p = stepped(u, log_p, v[:, None], weight(i), rho)
-        return log_p
+        return self._law(value.broadcast_to(*self.batch_shape, 1))[1][..., 0]
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws by inversion, `(*sample_shape, P, q, 1)`."""
-        shape = (*sample_shape, *self.batch_shape)
-        copula = self._state.observed
-        draws = torch.rand(shape, dtype=torch.float64).movedim(-2, 0)
-        p = draws.reshape(len(draws), -1)
-        low = torch.full_like(p, copula.loc - _REACH * copula.scale)
-        high = torch.full_like(p, copula.loc + _REACH * copula.scale)
+        p = torch.rand((*self.batch_shape, math.prod(sample_shape)), dtype=torch.float64)
+        low = torch.full_like(p, self._loc - self._half)
+        high = torch.full_like(p, self._loc + self._half)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            below = path_cdf(self._state, middle) < p
+            below = self._law(middle)[0] < p
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return ((low + high) / 2).reshape(draws.shape).movedim(0, -2)[..., None]
-
-
-def _shared(y: Tensor) -> bool:
-    """Whether all rows are one row, expanded."""
-    return y.stride(0) == 0
+        draws = ((low + high) / 2).movedim(-1, 0)
+        return draws.reshape(*sample_shape, *self.batch_shape, 1)

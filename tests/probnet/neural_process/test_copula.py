@@ -131,3 +131,16 @@ def test_bad_arguments_are_named():
         Copula().fit([1.0, 1.0])
     with pytest.raises(ValueError, match="`y` holds"):
         Copula(0.5).update([float("nan")])
+
+
+def test_the_mean_agrees_with_draws():
+    y = torch.from_numpy(bimodal(10))[:, None]
+    rule = Copula(rho=0.7).as_rule()
+    state = rule.start(y, y, 2)
+    with scoped_seed(7):
+        state, _ = rule.advance(state, y)
+        law = rule.predict(state, torch.zeros(1, 3, 0).double())
+        draws = law.sample((3000,))
+    assert draws.shape == (3000, 2, 3, 1)
+    error = (draws.mean((0, 2)) - law.mean[:, 0]).abs()
+    assert (error < 4 * draws.std((0, 2)) / 9000**0.5).all()
