@@ -13,6 +13,8 @@ BOUNDS = {
     "bayesian_regression": {"nll_network": 5.6, "nll_linear": 5.6},
     "bnn_digits": {"error": 0.5, "nll": 2.2},  # guessing: 0.9 and log 10 = 2.30
     "bnn_uci": {"nll_learned": 5.76, "excess_rmse": 5.0},
+    "burgers": {"relative_to_heat": 0.7},
+    "darcy_forward": {"relative_to_mean": 0.95, "projection_error": 0.05},
     "functional_prior_1d": {"covariance_error": 0.05, "nll_matched": 1.8},
     "high_frequency_poisson": {"largest_error": 1e-4, "rms_z": 5.0},
     "nngp_uci": {"nll_integrated": 5.6},

@@ -8,6 +8,7 @@ from probnet.neural_operator.inputs import GaussianInput, InputLikelihood, TwoPh
 from probnet.neural_operator.inverse_posterior import InversePosterior
 from probnet.neural_operator.model import DGenNO
 from probnet.neural_operator.multionet import MultiONet
+from probnet.neural_operator.pretrained import load_pretrained
 from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.reference_chains import NotConvergedError
 from probnet.neural_operator.trained import TrainedOperator
@@ -40,6 +41,7 @@ __all__ = [
     "WendlandTests",
     "candidate_gradient",
     "certify",
+    "load_pretrained",
     "mixed_loss",
     "mixed_residuals",
     "refine",

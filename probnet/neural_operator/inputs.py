@@ -59,6 +59,14 @@ class InputLikelihood(ABC):
         """Return the inputs, or raise if this law cannot have made them."""
         return check_finite(name, inputs)
 
+    def compress(self, inputs: Tensor) -> Tensor:
+        """Inputs as files hold them."""
+        return inputs.float()
+
+    def expand(self, stored: Tensor) -> Tensor:
+        """Inputs (float64) that `compress` stored."""
+        return stored.double()
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description, for `input_likelihood_from_dict`."""
         return {"name": type(self).__name__, **asdict(self)}
@@ -110,6 +118,14 @@ class TwoPhase(InputLikelihood):
         """The medium of a field; see the class."""
         phase = field.sigmoid() if self.form == "bernoulli" else (field > 0).to(field)
         return self.low + (self.high - self.low) * phase
+
+    def compress(self, inputs: Tensor) -> Tensor:
+        """One byte per node: which phase."""
+        return self.targets(inputs) > 0.5
+
+    def expand(self, stored: Tensor) -> Tensor:
+        """The media of stored phases."""
+        return self.low + (self.high - self.low) * stored.double()
 
     def check(self, name: str, inputs: Tensor) -> Tensor:
         """Return the inputs, or raise unless every value is one of the two, to 1e-6."""

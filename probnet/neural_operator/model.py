@@ -19,7 +19,7 @@ from probnet.neural_operator.inputs import InputLikelihood, TwoPhase, check_inpu
 from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.networks import OperatorNetworks
 from probnet.neural_operator.problem import Problem
-from probnet.neural_operator.trained import TrainedOperator, finish_training
+from probnet.neural_operator.trained import TrainedOperator
 from probnet.neural_operator.training import (
     METHODS,
     Inputs,
@@ -27,6 +27,7 @@ from probnet.neural_operator.training import (
     TrainingOptions,
     open_checkpoint,
 )
+from probnet.neural_operator.training_result import finish_training
 from probnet.neural_operator.wendland import WendlandTests
 
 InputSource = FieldSampler | Callable[[int, torch.Generator], Tensor] | Values
@@ -149,7 +150,8 @@ class DGenNO:
         The learning rates follow a half cosine to 0; the last weights are returned, none being
         chosen by a score. An interrupt (Ctrl-C) ends the training; what there is then is
         returned. A few validation inputs, which are not trained on, are solved exactly: for
-        the energy's minimum in the update of λ, and for the law of the error.
+        the energy's minimum in the update of λ, for the scale of û (option `calibrate`), and
+        for the law of the error. The weights learn from no solution unless `labels` are given.
 
         Args:
             inputs: a sampler, of which fresh inputs are drawn at every step, or a table

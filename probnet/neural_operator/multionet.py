@@ -230,6 +230,16 @@ class MultiONet(nn.Module):
         """
         return self.combine(self.features(points), self.coefficients(latents))
 
+    @torch.no_grad()
+    def rescale(self, factors: Tensor) -> None:
+        """Multiply the output, each component by its own factor, `(1,)` or `(c,)`; in place."""
+        if self.num_outputs is None:
+            self.layer_weights.mul_(factors)
+            self.bias.mul_(factors)
+        else:
+            self.output.weight.mul_(factors[:, None])
+            self.output.bias.mul_(factors)
+
     def value_and_gradient(self, points: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """U and ∇U at shared points: `(B, n)` and `(num_dims, B, n)`, or with a last axis c.
 

@@ -40,7 +40,6 @@ from probnet.neural_operator.prior_checks import compare_inputs
 from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.solution_error import SolutionError
 from probnet.neural_operator.storage import problem_from_dict, problem_to_dict
-from probnet.neural_operator.training import Training
 from probnet.posterior import Posterior
 from probnet.predictive import DrawsMixture
 
@@ -345,7 +344,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
         tensors = {
             "error.modes": self.error.modes.float(),
             "error.rest": self.error.rest.float(),
-            "validation": self.validation.float(),
+            "validation": self.likelihood.compress(self.validation),
             "curve": self.curve,
         }
         if self.latents is not None:
@@ -373,15 +372,16 @@ class TrainedOperator(Posterior, family="neural_operator"):
             prior.load_state_dict(part("prior"))
             prior = prior.double().eval().requires_grad_(False)
         latents = tensors.get("latents")
+        likelihood = input_likelihood_from_dict(config["likelihood"])
         return cls(
             problem=problem_from_dict(config["problem"]),
             networks=networks.double().eval().requires_grad_(False),
-            likelihood=input_likelihood_from_dict(config["likelihood"]),
+            likelihood=likelihood,
             precision=config["precision"],
             error=SolutionError(
                 tensors["error.modes"].double(), tensors["error.rest"].double()
             ),
-            validation=tensors["validation"].double(),
+            validation=likelihood.expand(tensors["validation"]),
             latents=None if latents is None else latents.double(),
             curve=tensors["curve"],
             method=state.method,
@@ -466,51 +466,3 @@ class TrainedOperator(Posterior, family="neural_operator"):
 
 def _single(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
-
-
-@torch.no_grad()
-def finish_training(run: Training, examples: Tensor, *, interrupted: bool) -> TrainedOperator:
-    """The trained operator, its error measured on the validation inputs.
-
-    Args:
-        run: the training.
-        examples: inputs (N, m) whose latents `fit_prior` may fit.
-        interrupted: whether there were to be more steps.
-    """
-    networks = run.networks.cpu().double().eval().requires_grad_(False)
-    stream = generator(run.seed, Stream.PREDICTIVE, 2)
-    encoding = networks.encode(examples.cpu().double())
-    noise = torch.randn(encoding.mean.shape, generator=stream, dtype=torch.float64)
-    validation = run.inputs.validation.cpu()
-    problem = run.bound.problem
-    nodes = len(problem.nodes)
-    components = [problem.num_components] if problem.num_components > 1 else []
-    blank = torch.zeros(1, nodes, *components, dtype=torch.float64)
-    settings = run.settings()
-    for name in ("networks", "input_likelihood", "problem"):
-        del settings[name]
-    trained = TrainedOperator(
-        problem=problem,
-        networks=networks,
-        likelihood=run.bound.likelihood,
-        precision=float(run.precision),
-        error=SolutionError(blank, blank[0]),
-        validation=validation.unflatten(-1, networks.encoder.grid),
-        latents=encoding.draw(noise),
-        curve=run.curve[: run.step].clone(),
-        method=run.method,
-        diagnostics={**settings, "steps_taken": run.step, "interrupted": interrupted},
-    )
-    exact = problem.solve(problem.coefficients(trained.validation))
-    exact = exact.reshape(len(validation), nodes, *components)
-    predicted = trained.predict(validation, observation=False).mean
-    found = {
-        "validation_relative_l2": relative_l2(exact, predicted, case_axis=0),
-        "validation_ratio": float(predicted.sum() / exact.sum()),
-        "precision": trained.precision,
-    }
-    return replace(
-        trained,
-        error=SolutionError.of(predicted - exact),
-        diagnostics={**trained.diagnostics, **found},
-    )

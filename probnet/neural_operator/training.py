@@ -47,6 +47,9 @@ class TrainingOptions:
         final_temperature: T after that; it starts at 1.
         num_precision: validation inputs that the precision λ is learned from.
         precision_every: steps between two updates of λ.
+        calibrate: scale û at the end to the exact solutions of the validation inputs, by one
+            factor per component. The minimiser of an energy is too small on average, by the
+            square of its relative error in the energy norm: ∫fu* - ∫fû = ‖û - u*‖²_a.
         checkpoint_every: steps between two checkpoints; None: about every ten seconds.
     """
 
@@ -57,6 +60,7 @@ class TrainingOptions:
     final_temperature: float = 0.1
     num_precision: int = 32
     precision_every: int = 25
+    calibrate: bool = True
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:

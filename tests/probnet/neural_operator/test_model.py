@@ -109,6 +109,33 @@ def test_tables_with_and_without_labels():
     assert _error(labelled)[0] < 0.5
 
 
+def test_the_energys_bias_is_its_squared_relative_error_and_the_scale_removes_it():
+    """For the best scaled û, ∫f(u* - û) = ‖u* - û‖²_a: an identity, tested at that scale."""
+    plain = _fit(_model(), num_steps=150, calibrate=False)
+    pde, media = plain.problem, plain.validation
+    a = pde.coefficients(media)
+    exact = pde.solve(a)
+    u = plain.predict(media, observation=False).mean.reshape(exact.shape)
+
+    def product(left, right):
+        return (left * pde.stiffness_product(right, a)).sum()
+
+    best = u * (product(exact, u) / product(u, u))
+    error = best - exact
+    assert float(1 - best.sum() / exact.sum()) == pytest.approx(
+        float(product(error, error) / product(exact, exact)), rel=1e-6
+    )
+    scaled = _fit(_model(), num_steps=150)
+    assert scaled.diagnostics["uncalibrated_ratio"] == pytest.approx(
+        plain.diagnostics["validation_ratio"]
+    )
+    found = scaled.predict(media, observation=False).mean
+    assert not (found * (found - exact.flatten(1))).sum().abs() > 1e-5 * found.square().sum()
+    torch.testing.assert_close(
+        found, u.flatten(1) * scaled.diagnostics["scale_factors"][0], rtol=1e-5, atol=1e-7
+    )
+
+
 def test_every_physics_and_form_trains():
     for pde, options in (
         (Darcy2D(mesh=(8, 8), physics="dual_norm"), {"physics": "dual_norm"}),

@@ -182,5 +182,14 @@ def test_bad_shapes_are_refused(points, latents):
         net.derivatives(points, order=3)
 
 
+@pytest.mark.parametrize("num_outputs", [None, 2])
+def test_rescaling_multiplies_the_output(points, latents, num_outputs):
+    net = _small(num_outputs=num_outputs)
+    factors = torch.tensor([1.5] if num_outputs is None else [1.5, -2.0], dtype=torch.float64)
+    expected = net(points, latents) * (factors[0] if num_outputs is None else factors)
+    net.rescale(factors)
+    torch.testing.assert_close(net(points, latents), expected)
+
+
 def test_first_layers_may_be_narrower(points, latents):
     assert _small(width=[3, 6, 6, 6])(points, latents).shape == (3, 5)
