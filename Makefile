@@ -4,9 +4,11 @@
 #   make demo PYTHON=python3.12      choose the interpreter that .venv is made with
 #   make demo TORCH_INDEX=<address>  ask this package index too: with PyTorch's CPU-only one, pip
 #                                    takes its small build of torch instead of that with CUDA
+#   make test WORKERS=0              run the tests in one process, for a debugger
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+WORKERS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +27,7 @@ demo: $(VENV)/.installed-plot  ## Bayesian regression on real data; results go t
 	$(BIN)/python examples/bayesian_regression.py
 
 test: $(VENV)/.installed-dev+plot  ## the default test run
-	$(BIN)/python -m pytest --quiet --durations=10
+	$(BIN)/python -m pytest --quiet --durations=10 -n $(WORKERS) --maxprocesses=4 --dist loadfile
 
 lint: $(VENV)/.installed-dev+plot  ## formatting, lint and spelling
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ import os
 import sys
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared out among pytest's workers
 
 import hypothesis
 import numpy as np

@@ -1,5 +1,6 @@
 """Groups of chains as tasks of an executor: the draws of the local run."""
 
+import multiprocessing
 import os
 import signal
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -156,7 +157,8 @@ def test_what_is_no_executor():
 
 def test_processes(tmp_path):
     """Functions of a module travel; each process imports them for itself."""
-    with ProcessPoolExecutor(1) as executor:
+    context = multiprocessing.get_context("spawn")  # JAX, once loaded, cannot be forked
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
         found = run(executor=executor, checkpoint=tmp_path / "run", num_chains=2)
     assert_same(found, run(num_chains=2))
 
