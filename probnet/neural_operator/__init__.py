@@ -11,6 +11,7 @@ from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.pretrained import load_pretrained
 from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.reference_chains import NotConvergedError
+from probnet.neural_operator.stokes import Stokes
 from probnet.neural_operator.trained import TrainedOperator
 from probnet.neural_operator.weak_form import (
     candidate_gradient,
@@ -36,6 +37,7 @@ __all__ = [
     "NotConvergedError",
     "Problem",
     "ProjectedSolution",
+    "Stokes",
     "TrainedOperator",
     "TwoPhase",
     "WendlandTests",

@@ -76,11 +76,11 @@ class Problem(ABC):
 
     @abstractmethod
     def mollifier(self, points: Tensor) -> Tensor:
-        """m(ξ), zero where the solution is given and positive elsewhere, (n,) of (n, d_x)."""
+        """m(ξ), zero where the solution is given and positive elsewhere: (n,) or (n, c)."""
 
     @abstractmethod
     def lifting(self, points: Tensor) -> Tensor:
-        """g(ξ), which has the given values that no input changes, shape (n,)."""
+        """g(ξ), which has the given values that no input changes, of the mollifier's shape."""
 
     def ansatz(self, points: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The map from a network U to m U + g at points, which has the given values exactly.
@@ -106,6 +106,8 @@ class Problem(ABC):
     @abstractmethod
     def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:
         """The map from nodal values (*batch, *solution_shape) to values (*batch, n) at points.
+
+        A last axis of components stays the last.
 
         Args:
             points: shape (n, d_x), in the domain.
