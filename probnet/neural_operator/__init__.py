@@ -6,7 +6,9 @@ from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder,
 from probnet.neural_operator.galerkin import GalerkinBasis, ProjectedSolution, certify, refine
 from probnet.neural_operator.inputs import GaussianInput, InputLikelihood, TwoPhase
 from probnet.neural_operator.inverse_posterior import InversePosterior
+from probnet.neural_operator.inversion import invert, invert_many
 from probnet.neural_operator.model import DGenNO
+from probnet.neural_operator.model_error import ModelError
 from probnet.neural_operator.multionet import MultiONet
 from probnet.neural_operator.pretrained import load_pretrained
 from probnet.neural_operator.problem import Problem
@@ -33,6 +35,7 @@ __all__ = [
     "GaussianInput",
     "InputLikelihood",
     "InversePosterior",
+    "ModelError",
     "MultiONet",
     "NotConvergedError",
     "Problem",
@@ -43,6 +46,8 @@ __all__ = [
     "WendlandTests",
     "candidate_gradient",
     "certify",
+    "invert",
+    "invert_many",
     "load_pretrained",
     "mixed_loss",
     "mixed_residuals",

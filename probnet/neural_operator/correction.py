@@ -11,13 +11,13 @@ from torch import Tensor
 from inference import diagnostics
 from inference.progress import progress_bar
 from probnet.neural_operator.delayed_acceptance import DelayedAcceptance, Level, LogLikelihood
-from probnet.neural_operator.exact import coarser, likelihood
+from probnet.neural_operator.exact import levels, likelihood
 from probnet.neural_operator.kernels import CrankNicolson
 from probnet.neural_operator.latent_model import LatentModel
 from probnet.neural_operator.observations import Observations
 
 PARETO_LIMIT = 0.7
-_STEPS_PER_TEST, _STEPS_PER_DRAW = 20, 100
+_STEPS_PER_DRAW = 100
 _WARMUP = 0.25
 _WIDENING = 2.0  # of the network's posterior: a reference narrower than the target traps chains
 
@@ -75,9 +75,7 @@ def reweight(
 
 def exact_likelihood(model: LatentModel, observations: Observations) -> LogLikelihood:
     """ℓ(w) through the exact solver, with its nodal solution."""
-    return likelihood(
-        model.problem, observations, lambda w: model.decode_input(model.to_latent(w)), keep=True
-    )
+    return likelihood(model.problem, observations, model.decode_base, keep=True)
 
 
 def delayed_acceptance(
@@ -93,13 +91,13 @@ def delayed_acceptance(
 
     Crank-Nicolson moves in coordinates v, w = m + Bv, in which the network's posterior,
     widened, is standard normal; the likelihood gets the ratio of the prior to that reference.
-    The solver on the coarser mesh screens, the exact one decides every twentieth step.
+    The solver on coarser meshes screens, see `probnet.neural_operator.exact.levels`.
 
     Args:
         model: decodes inputs.
         observations: y, sensors, noise.
         base: draws of w through the network, shape (chain, draw, dim).
-        num_samples: draws per chain; each is 100 steps of the kernel after the last.
+        num_samples: draws per chain; each is at least 100 steps of the kernel after the last.
         seed: of everything random.
         progress: show a bar on a terminal.
     """
@@ -112,41 +110,28 @@ def delayed_acceptance(
     def to_base(v: Tensor) -> Tensor:
         return centre + v @ factor.T
 
-    def level(evaluate: LogLikelihood) -> LogLikelihood:
-        def tilted(v: Tensor) -> tuple[Tensor, Tensor]:
+    def tilted(evaluate: LogLikelihood) -> LogLikelihood:
+        def of_coordinates(v: Tensor) -> tuple[Tensor, Tensor]:
             w = to_base(v)
             value, product = evaluate(w)
             return value + (v.square().sum(-1) - w.square().sum(-1)) / 2, product
 
-        return tilted
+        return of_coordinates
 
-    screens = [
-        Level(
-            level(
-                likelihood(
-                    coarse,
-                    observations,
-                    lambda w: model.decode_input(model.to_latent(w)),
-                    keep=False,
-                )
-            )
-        )
-        for coarse in coarser(model.problem)
+    hierarchy = [
+        Level(tilted(level.log_likelihood), level.num_steps)
+        for level in levels(model.problem, observations, model.decode_base)
     ]
-    steps_per_test = _STEPS_PER_TEST if screens else 1
-    exact = Level(level(exact_likelihood(model, observations)), steps_per_test)
     start = torch.linalg.solve_triangular(factor, (base[:, -1] - centre).T, upper=False).T
     with torch.no_grad():
-        chains = DelayedAcceptance(
-            [*screens, exact], CrankNicolson(len(start)), start, seed=seed
-        )
+        chains = DelayedAcceptance(hierarchy, CrankNicolson(len(start)), start, seed=seed)
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         warmup = int(_WARMUP * num_samples)
         with progress_bar(warmup + num_samples, 0, progress) as bar:
             for draw in range(warmup + num_samples):
                 if draw == warmup:
                     chains.freeze()
-                for _ in range(_STEPS_PER_DRAW // steps_per_test):
+                for _ in range(-(-_STEPS_PER_DRAW // chains.steps_per_test)):
                     chains.step()
                 state = chains.state
                 bar.advance(1, dict[str, str], warmup=draw < warmup)
@@ -162,7 +147,7 @@ def delayed_acceptance(
         log_weight=torch.zeros_like(log_exact),
         diagnostics={
             "n_exact_solves": chains.num_evaluations[-1],
-            "n_coarse_solves": chains.num_evaluations[0] if screens else 0,
+            "n_coarse_solves": sum(chains.num_evaluations[:-1]),
             "exact_accept_rate": float(chains.accept_rate.mean()),
             "reweighted": False,
         },

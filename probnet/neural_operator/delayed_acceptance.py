@@ -18,6 +18,7 @@ Dodwell, Fox, Mingas & Scheichl (SIAM/ASA JUQ 11, 2023) for several levels and i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -164,6 +165,11 @@ class DelayedAcceptance:
         self._kernel.freeze()
         self.num_tested.zero_()
         self.num_accepted.zero_()
+
+    @property
+    def steps_per_test(self) -> int:
+        """Steps of the kernel in one step of the exact level."""
+        return math.prod(level.num_steps for level in self._levels[1:])
 
     @property
     def accept_rate(self) -> Tensor:

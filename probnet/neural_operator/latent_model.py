@@ -4,15 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from probnet.neural_operator.encoders import Encoding
 from probnet.neural_operator.latent import Readout
 from probnet.neural_operator.model_error import ModelError
 from probnet.neural_operator.problem import Problem
 
 _BLOCK = 500  # latent vectors decoded at once
+
+
+class GenerativeOperator(Protocol):
+    """What inversion needs of a trained operator; `TrainedOperator` has it all."""
+
+    @property
+    def problem(self) -> Problem:
+        """The PDE."""
+        ...
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of z."""
+        ...
+
+    @property
+    def validation(self) -> Tensor:
+        """Inputs (batch, *grid) that were not trained on."""
+        ...
+
+    def encode(self, x: Tensor) -> Encoding:
+        """The law of z given inputs."""
+        ...
+
+    def to_latent(self, base: Tensor) -> Tensor:
+        """Z of base vectors w ~ N(0, I)."""
+        ...
+
+    def decode_input(self, latents: Tensor) -> Tensor:
+        """a(z), (batch, *grid)."""
+        ...
+
+    def coefficients(self, latents: Tensor) -> Tensor:
+        """C(z), (batch, num_features)."""
+        ...
+
+    def readout(self, points: Tensor) -> Readout:
+        """T and t at points."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +80,26 @@ class LatentModel:
     decode_input: Callable[[Tensor], Tensor]
     encode: Callable[[Tensor], Tensor]
 
+    @staticmethod
+    def of(trained: GenerativeOperator) -> LatentModel:
+        """That of a trained operator."""
+        return LatentModel(
+            problem=trained.problem,
+            dim=trained.latent_dim,
+            to_latent=trained.to_latent,
+            coefficients=trained.coefficients,
+            readout=trained.readout,
+            decode_input=trained.decode_input,
+            encode=lambda inputs: trained.encode(inputs).mean,
+        )
+
     def base_coefficients(self, base: Tensor) -> Tensor:
         """C of base vectors."""
         return self.coefficients(self.to_latent(base))
+
+    def decode_base(self, base: Tensor) -> Tensor:
+        """The inputs a of base vectors, (batch, *grid)."""
+        return self.decode_input(self.to_latent(base))
 
     @torch.no_grad()
     def decode(self, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -131,7 +131,7 @@ def sample_many(
     layout = LogDensityTarget(
         like, None, batch_size=None, dtype=None, device=torch.device("cpu")
     )
-    options = hmc.HMC(step_size=0.5, adapt_mass_matrix=False)
+    options = hmc.HMC(step_size=0.5, target_accept_prob=0.9, adapt_mass_matrix=False)
     run = hmc.run(
         layout, plan, _evaluation(whitened), whitened.coordinates(starts), options=options
     )

@@ -14,8 +14,8 @@ from inference._checks import check_integer
 from inference.progress import progress_bar
 from inference.rng import Stream, generator
 from probnet.datasets.fields import LevelSetGRF
-from probnet.neural_operator.delayed_acceptance import DelayedAcceptance, Level
-from probnet.neural_operator.exact import coarser, likelihood
+from probnet.neural_operator.delayed_acceptance import DelayedAcceptance
+from probnet.neural_operator.exact import levels
 from probnet.neural_operator.kernels import CrankNicolson, LocalMove, ScaledMove
 from probnet.neural_operator.observations import Observations
 from probnet.neural_operator.problem import Problem
@@ -24,7 +24,6 @@ RHAT_LIMIT, BETWEEN_LIMIT = 1.01, 0.05
 FIRST_LENGTH = 12_000
 """Steps of the kernel in the first run; doubled until the chains agree."""
 
-_STEPS_PER_TEST = 20
 _BURN_IN = 0.25
 _RADII = (0.2, 0.05)
 
@@ -62,15 +61,15 @@ def run_chains(
     seed: int = 0,
     max_length: int = 64 * FIRST_LENGTH,
     first_length: int = FIRST_LENGTH,
-    steps_per_test: int = _STEPS_PER_TEST,
+    screen: bool = True,
     progress: bool = True,
 ) -> Chains:
     """Run until R-hat of the misfit and of mean(a) and the difference between chains are small.
 
     Preconditioned Crank-Nicolson in the white noise of the level-set prior: moves scaled mode
-    by mode, and local ones. The problem on the mesh of half the resolution screens proposals;
-    the exact problem tests every twentieth position. The first quarter of every run is dropped,
-    and adaptation ends with the first quarter of the first run.
+    by mode, and local ones. The problem on coarser meshes screens proposals, see
+    `probnet.neural_operator.exact.levels`. The first quarter of every run is dropped, and
+    adaptation ends with the first quarter of the first run.
 
     Args:
         problem: with `solve`, and `halved` where there is a coarser mesh.
@@ -81,7 +80,7 @@ def run_chains(
         seed: of everything random.
         max_length: steps of the kernel, per chain, before giving up.
         first_length: steps of the kernel in the first run.
-        steps_per_test: steps of the kernel per exact solve.
+        screen: let coarser meshes screen; `False`: an exact solve at every step.
         progress: show a bar on a terminal.
 
     Raises:
@@ -90,12 +89,10 @@ def run_chains(
     """
     check_integer("num_samples", num_samples, 4)
     check_integer("num_chains", num_chains, 2)
-    check_integer("steps_per_test", steps_per_test, 1)
     first_length = check_integer("first_length", first_length, 1)
     max_length = check_integer("max_length", max_length, first_length)
-    if not coarser(problem):
-        steps_per_test = 1
-    sampler = _sampler(problem, observations, prior, num_chains, seed, steps_per_test)
+    sampler = _sampler(problem, observations, prior, num_chains, seed, screen=screen)
+    steps_per_test = sampler.steps_per_test
     record = _Record(capacity=int(num_samples / (1 - _BURN_IN)) + 1)
     steps = max(-(-first_length // steps_per_test), int(num_samples / (1 - _BURN_IN)) + 1)
     warmup = int(_BURN_IN * steps)
@@ -120,9 +117,7 @@ def run_chains(
     found |= {
         "num_steps_per_chain": steps * steps_per_test,
         "n_exact_solves": exact_solves,
-        "n_coarse_solves": sampler.num_evaluations[0]
-        if len(sampler.num_evaluations) > 1
-        else 0,
+        "n_coarse_solves": sum(sampler.num_evaluations[:-1]),
         "exact_solves_per_effective_sample": exact_solves / ess,
         "exact_accept_rate": float(sampler.accept_rate.mean()),
     }
@@ -135,27 +130,23 @@ def _sampler(
     prior: LevelSetGRF,
     num_chains: int,
     seed: int,
-    steps_per_test: int,
+    *,
+    screen: bool,
 ) -> DelayedAcceptance:
     moves = [
         ScaledMove(prior.to_modes, prior.from_modes),
         *(LocalMove(prior.grid, radius) for radius in _RADII),
     ]
-    levels = [
-        Level(likelihood(coarse, observations, prior.decode, keep=False))
-        for coarse in coarser(problem)
+    starts = [
+        torch.randn(prior.dim, generator=generator(seed, Stream.INIT, c), dtype=torch.float64)
+        for c in range(num_chains)
     ]
-    exact = likelihood(problem, observations, prior.decode, keep=True)
-    levels.append(Level(exact, steps_per_test))
-    start = torch.stack(
-        [
-            torch.randn(
-                prior.dim, generator=generator(seed, Stream.INIT, c), dtype=torch.float64
-            )
-            for c in range(num_chains)
-        ]
+    return DelayedAcceptance(
+        levels(problem, observations, prior.decode, screen=screen),
+        CrankNicolson(num_chains, moves),
+        torch.stack(starts),
+        seed=seed,
     )
-    return DelayedAcceptance(levels, CrankNicolson(num_chains, moves), start, seed=seed)
 
 
 class _Record:
