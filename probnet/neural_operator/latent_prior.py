@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-import zuko
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from inference._checks import check_choice, check_integer
@@ -54,11 +55,11 @@ class LatentPrior(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
         if flow == "nsf":
-            self.transforms = zuko.flows.NSF(
+            self.transforms = _flows().NSF(
                 dim, transforms=num_transforms, hidden_features=hidden, passes=2
             )
         else:
-            self.transforms = zuko.flows.RealNVP(
+            self.transforms = _flows().RealNVP(
                 dim, transforms=num_transforms, hidden_features=hidden
             )
 
@@ -85,6 +86,15 @@ class LatentPrior(nn.Module):
         """Log density of latent vectors, `(B,)`."""
         law: Any = self.transforms()
         return law.log_prob((latents - self.mean) / self.scale) - self.scale.log().sum()
+
+
+def _flows() -> Any:
+    """The flows of zuko, whose import ends the validation of everybody's distributions."""
+    validates = Distribution._validate_args  # pyright: ignore[reportPrivateUsage]
+    try:
+        return importlib.import_module("zuko.flows")
+    finally:
+        Distribution.set_default_validate_args(validates)
 
 
 def prior_from_options(options: Mapping[str, Any]) -> LatentPrior:
