@@ -1,6 +1,7 @@
 """Deep generative neural operators: forward and inverse maps of a parametric PDE."""
 
 from probnet.neural_operator.burgers import Burgers
+from probnet.neural_operator.components import ComponentNetworks
 from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import ConvEncoder, DenseEncoder, Encoder, Encoding
 from probnet.neural_operator.galerkin import GalerkinBasis, ProjectedSolution, certify, refine
@@ -25,6 +26,7 @@ from probnet.neural_operator.wendland import WendlandTests
 
 __all__ = [
     "Burgers",
+    "ComponentNetworks",
     "ConvEncoder",
     "DGenNO",
     "Darcy2D",

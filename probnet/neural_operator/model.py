@@ -13,6 +13,7 @@ from inference._checks import check_choice, check_finite, check_integer, check_o
 from inference.rng import Stream, generator, stream_seed
 from probnet._checks import Values, as_tensor
 from probnet.datasets.fields import FieldSampler
+from probnet.neural_operator.components import ComponentNetworks, SolutionDecoder
 from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.encoders import DenseEncoder, Encoder
 from probnet.neural_operator.inputs import InputLikelihood, TwoPhase, check_inputs
@@ -59,6 +60,7 @@ class DGenNO:
         physics: `"energy"`, `"dual_norm"`, or test functions of weak residuals (Darcy only);
             `None`: what `pde` offers.
         decoder: network of U whose form is copied; `None`: width 100, depth 5, sum_layers 4.
+            Several components have a network each, or share a vector-valued form.
         input_decoder: the same for A; `None`: as U, SiLU-based activations as in the paper.
 
     Raises:
@@ -111,7 +113,6 @@ class DGenNO:
     def networks(self, seed: int = 0) -> OperatorNetworks:
         """Fresh networks of this model, not trained; float32."""
         seeds = [stream_seed(check_integer("seed", seed, 0), Stream.INIT, i) for i in range(3)]
-        components = self.pde.num_components
         return OperatorNetworks(
             self.encoder.like(grid=self.input_grid, latent_dim=self.latent_dim, seed=seeds[0]),
             self.input_decoder.like(
@@ -120,12 +121,7 @@ class DGenNO:
                 num_outputs=None,
                 seed=seeds[1],
             ),
-            self.decoder.like(
-                num_dims=self.pde.num_dims,
-                latent_dim=self.latent_dim,
-                num_outputs=None if components == 1 else components,
-                seed=seeds[2],
-            ),
+            self._solution_decoder(seeds[2]),
         )
 
     def fit(
@@ -211,6 +207,17 @@ class DGenNO:
             return encoder
         law = check_choice("encoder", encoder, ("gaussian", "deterministic"))
         return DenseEncoder(grid=self.input_grid, latent_dim=self.latent_dim, law=law)
+
+    def _solution_decoder(self, seed: int) -> SolutionDecoder:
+        """One network, or one for each component unless the form given is vector-valued."""
+        sizes = {"num_dims": self.pde.num_dims, "latent_dim": self.latent_dim}
+        components = self.pde.num_components
+        if components == 1:
+            return self.decoder.like(**sizes, num_outputs=None, seed=seed)
+        if self.decoder.num_outputs is not None:
+            return self.decoder.like(**sizes, num_outputs=components, seed=seed)
+        form = self.decoder.like(**sizes, seed=seed)
+        return ComponentNetworks(form, components, seed=seed)
 
     def _rows(self, name: str, values: Values) -> Tensor:
         """Inputs of any batch shape as checked rows (N, m)."""

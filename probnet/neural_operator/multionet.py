@@ -230,6 +230,11 @@ class MultiONet(nn.Module):
         """
         return self.combine(self.features(points), self.coefficients(latents))
 
+    def inner_weights(self) -> list[nn.Parameter]:
+        """Matrices of all layers but the first ones of trunk and branch."""
+        inner: list[Any] = [*list(self.trunk_layers)[1:], *list(self.branch_layers)[1:]]
+        return [layer.weight for layer in inner]
+
     @torch.no_grad()
     def rescale(self, factors: Tensor) -> None:
         """Multiply the output, each component by its own factor, `(1,)` or `(c,)`; in place."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probnet.neural_operator.components import SolutionDecoder, decoder_from_options
 from probnet.neural_operator.encoders import ENCODERS, Encoder, Encoding
 from probnet.neural_operator.inputs import InputLikelihood
 from probnet.neural_operator.multionet import MultiONet
@@ -24,7 +25,7 @@ class OperatorNetworks(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, input_decoder: MultiONet, solution_decoder: MultiONet
+        self, encoder: Encoder, input_decoder: MultiONet, solution_decoder: SolutionDecoder
     ) -> None:
         super().__init__()
         self.encoder, self.input_decoder = encoder, input_decoder
@@ -65,7 +66,7 @@ def networks_from_options(options: Mapping[str, Any]) -> OperatorNetworks:
     return OperatorNetworks(
         kind(**encoder),
         MultiONet(**options["input_decoder"]),
-        MultiONet(**options["solution_decoder"]),
+        decoder_from_options(options["solution_decoder"]),
     )
 
 
@@ -83,7 +84,7 @@ class SolutionAt:
 
     def __call__(
         self,
-        decoder: MultiONet,
+        decoder: SolutionDecoder,
         latents: Tensor,
         coefficients: Tensor,
         features: Tensor | None = None,

@@ -64,7 +64,8 @@ class WeakPhysics:
         centres = tests.draw_centres(pde.lower, pde.upper, self._generator, dtype=self._dtype)
         points = tests.points(centres)
         flat = points.flatten(0, 1)
-        values, slopes = networks.solution_decoder.value_and_gradient(flat, latents)
+        decoder: Any = networks.solution_decoder  # scalar, as the problem is
+        values, slopes = decoder.value_and_gradient(flat, latents)
         gradient = candidate_gradient(pde, flat, values, slopes, coefficients)
         residuals = weak_residuals(pde, tests, points, gradient, coefficients)
         return residuals.square().sum(-1) / 2

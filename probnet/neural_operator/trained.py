@@ -179,7 +179,8 @@ class TrainedOperator(Posterior, family="neural_operator"):
         where = self._points(points)
         _, features = self._at(where)
         mollifier = self.problem.mollifier(where)
-        bias = self.networks.solution_decoder.bias
+        decoder: Any = self.networks.solution_decoder
+        bias = decoder.bias
         offset = mollifier * bias + self.problem.lifting(where)
         return Readout(mollifier[:, None] * features, offset)
 

@@ -366,11 +366,9 @@ def _optimizers(
     networks: OperatorNetworks, options: TrainingOptions, method: str
 ) -> list[torch.optim.Optimizer]:
     """Adam for everything, or Muon for the decoders' inner matrices and Adam for the rest."""
-    inner: list[Any] = [
-        layer.weight
-        for decoder in (networks.solution_decoder, networks.input_decoder)
-        for layers in (decoder.trunk_layers, decoder.branch_layers)
-        for layer in list(layers)[1:]
+    inner = [
+        *networks.solution_decoder.inner_weights(),
+        *networks.input_decoder.inner_weights(),
     ]
     taken = {id(p) for p in inner} if method == "muon" else set[int]()
     rest = [p for p in networks.parameters() if id(p) not in taken]

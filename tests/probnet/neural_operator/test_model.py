@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from probnet.datasets.fields import LevelSetGRF, SineSeries
+from probnet.datasets.fields import InflowProfile, LevelSetGRF, SineSeries
 from probnet.metrics import relative_l2
 from probnet.neural_operator import (
     Burgers,
@@ -15,6 +15,7 @@ from probnet.neural_operator import (
     DGenNO,
     GaussianInput,
     MultiONet,
+    Stokes,
     TwoPhase,
     WendlandTests,
 )
@@ -158,6 +159,23 @@ def test_burgers_keeps_its_initial_values():
     values = trained.predict(start).mean.reshape(3, 17, 9)
     torch.testing.assert_close(values[..., 0], start, rtol=0, atol=1e-6)
     assert trained.decode_solution(torch.zeros(2, 8)).shape == (2, 17 * 9)
+
+
+@pytest.mark.parametrize("num_outputs", [None, 3])
+def test_stokes_has_three_components(num_outputs):
+    pde, inflows = Stokes(num_cells=4), InflowProfile(num_nodes=33)
+    model = _model(
+        pde,
+        input_grid=(33,),
+        input_likelihood=GaussianInput(0.05, zero_at_ends=True),
+        decoder=MultiONet(width=16, depth=3, sum_layers=2, num_outputs=num_outputs),
+    )
+    trained = _fit(model, inflows, num_steps=5)
+    law = trained.predict(inflows.sample(2), pde.nodes[:7])
+    assert law.mean.shape == law.stddev.shape == (2, 7, 3)
+    assert len(trained.diagnostics["scale_factors"]) == 3
+    with pytest.raises(ValueError, match="for scalar solutions only"):
+        trained.predict(inflows.sample(2), joint=True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from probnet.neural_operator import MultiONet
+from probnet.neural_operator import ComponentNetworks, MultiONet
+from probnet.neural_operator.components import decoder_from_options
 from probnet.neural_operator.multionet import ACTIVATIONS
 
 
@@ -193,3 +194,21 @@ def test_rescaling_multiplies_the_output(points, latents, num_outputs):
 
 def test_first_layers_may_be_narrower(points, latents):
     assert _small(width=[3, 6, 6, 6])(points, latents).shape == (3, 5)
+
+
+def test_components_are_networks_of_their_own(points, latents):
+    both = ComponentNetworks(_small(), 2, seed=3).double()
+    values = both(points, latents)
+    assert values.shape == (3, 5, 2)
+    for i, net in enumerate(both.members):
+        torch.testing.assert_close(values[..., i], net(points, latents))
+    assert not torch.equal(values[..., 0], values[..., 1])
+    factors = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    both.rescale(factors)
+    torch.testing.assert_close(both(points, latents), values * factors)
+    again = decoder_from_options(both.options()).double()
+    again.load_state_dict(both.state_dict())
+    assert torch.equal(again(points, latents), both(points, latents))
+    assert len(both.inner_weights()) == 2 * 6
+    with pytest.raises(ValueError, match="must be a scalar network"):
+        ComponentNetworks(_small(num_outputs=2), 2)
