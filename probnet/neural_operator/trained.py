@@ -353,7 +353,9 @@ class TrainedOperator(Posterior, family="neural_operator"):
         modules = {"networks": self.networks, "prior": self.prior}
         for name, module in modules.items():
             values = {} if module is None else module.state_dict()
-            tensors |= {f"{name}.{n}": _single(v) for n, v in values.items()}
+            # A flow's masks follow from its options.
+            kept = {n: v for n, v in values.items() if v.dtype != torch.bool}
+            tensors |= {f"{name}.{n}": _single(v) for n, v in kept.items()}
         return PosteriorState(self.method, self.diagnostics, config, tensors)
 
     @classmethod
@@ -370,7 +372,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
         prior = None
         if config["prior"] is not None:
             prior = prior_from_options(config["prior"])
-            prior.load_state_dict(part("prior"))
+            prior.load_state_dict(part("prior"), strict=False)
             prior = prior.double().eval().requires_grad_(False)
         latents = tensors.get("latents")
         likelihood = input_likelihood_from_dict(config["likelihood"])

@@ -11,7 +11,6 @@ from typing import Any, cast
 from inference._checks import check_choice
 from probnet.datasets.fields import LevelSetGRF
 from probnet.neural_operator.darcy import Darcy2D
-from probnet.neural_operator.encoders import DenseEncoder
 from probnet.neural_operator.inputs import TwoPhase
 from probnet.neural_operator.model import DGenNO
 from probnet.neural_operator.trained import TrainedOperator
@@ -52,7 +51,6 @@ def train_pretrained(num_steps: int, **options: Any) -> TrainedOperator:
         media.grid,
         TwoPhase(media.low, media.high),
         latent_dim=64,
-        encoder=DenseEncoder(hidden=(384, 256)),
     )
     trained = model.fit(media, num_steps=num_steps, seed=0, **options)
     smoke = num_steps < _SMOKE_STEPS

@@ -11,7 +11,7 @@ from probnet.neural_operator.pretrained import NAMES, train_pretrained
 def main() -> None:
     """Read the command line, train, save; Ctrl-C keeps what there is."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=8000, help="of 64 media")
+    parser.add_argument("--num-steps", type=int, default=10_000, help="of 64 media")
     parser.add_argument(
         "--checkpoint", type=Path, help="directory to save in and to go on from"
     )
