@@ -16,6 +16,7 @@ BOUNDS = {
     "functional_prior_1d": {"covariance_error": 0.05, "nll_matched": 1.8},
     "high_frequency_poisson": {"largest_error": 1e-4, "rms_z": 5.0},
     "nngp_uci": {"nll_integrated": 5.6},
+    "np_vs_gp": {"gap": 2.0, "defect": 1.0},
     "student_t_process": {"excess_nll": 0.0},
 }
 
