@@ -21,6 +21,7 @@ BOUNDS = {
     "np_bayesian_optimisation": {"excess_regret": 0.15},  # over random search
     "np_digits": {"excess_nll": 0.6},
     "np_hare_lynx": {"excess_simulated": -0.3, "excess_real": 3.0},
+    "np_vs_gp": {"gap": 2.0, "defect": 1.0},
     "student_t_process": {"excess_nll": 0.0},
 }
 

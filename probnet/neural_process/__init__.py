@@ -15,6 +15,7 @@ from probnet.neural_process.martingale_posterior import MartingalePosterior
 from probnet.neural_process.oracle import Oracle, oracle
 from probnet.neural_process.oracle_law import OraclePredictive
 from probnet.neural_process.posterior import NeuralProcessPosterior
+from probnet.neural_process.pretrained import load_pretrained, train_pretrained
 from probnet.neural_process.resampling import PredictiveResampler
 from probnet.neural_process.rules import CallableRule, NormalMean, PredictiveRule
 from probnet.neural_process.trained import TrainedProcess
@@ -46,5 +47,7 @@ __all__ = [
     "PredictiveResampler",
     "PredictiveRule",
     "TrainedProcess",
+    "load_pretrained",
     "oracle",
+    "train_pretrained",
 ]

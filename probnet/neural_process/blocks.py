@@ -20,8 +20,14 @@ _INITIAL_BIAS = 1e-3
 class Linear(nn.Linear):
     """Affine map whose weights come from a generator of ours, never from the global one.
 
-    Weights are Xavier-normal, biases 1e-3.
+    Weights are Xavier-normal, times a gain, and biases 1e-3.
     """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = True, gain: float = 1.0
+    ) -> None:
+        self.gain = gain
+        super().__init__(in_features, out_features, bias=bias)
 
     def reset_parameters(self) -> None:
         """Zeros; `draw` gives the initial weights."""
@@ -32,7 +38,7 @@ class Linear(nn.Linear):
     @torch.no_grad()
     def draw(self, generator: Generator) -> None:
         """Draw the initial weights."""
-        sd = math.sqrt(2 / (self.in_features + self.out_features))
+        sd = self.gain * math.sqrt(2 / (self.in_features + self.out_features))
         self.weight.normal_(0.0, sd, generator=generator)
         if self.bias is not None:  # pyright: ignore[reportUnnecessaryComparison] - it may be
             self.bias.fill_(_INITIAL_BIAS)

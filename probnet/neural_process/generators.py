@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from probnet.neural_process.blocks import MAB, Linear, Temperature
+from probnet.neural_process.blocks import MAB, Linear, Temperature, masked_mean
 
 
 class PseudoGenerator(nn.Module, ABC):
@@ -97,13 +97,15 @@ class ISAB(PseudoGenerator):
 class DeFinetti(PseudoGenerator):
     r"""Pseudo contexts that are independent given a latent of the function.
 
-    With u ~ N(0, I) once per function and e_j independent, r'_j = L MAB([e_j; u], R_c, R_c).
-    Given u and the context the r'_j are i.i.d., hence infinitely exchangeable, and their number
-    is free. Keys and values of the context are projected once for all functions.
+    With u ~ N(0, I) once per function and e_j independent,
+    r'_j = mean(R_c) + L MAB([e_j; u], R_c, R_c). Given u and the context the r'_j are i.i.d.,
+    hence infinitely exchangeable, and their number is free. L starts small: the pseudo contexts
+    then agree with the context, and what is learned is how they deviate from it. Keys and
+    values of the context are projected once for all functions.
 
     Args:
         context_dim: of the context's representations.
-        output_dim: of a pseudo context.
+        output_dim: of a pseudo context; the same.
         width: of the attention, of e and of u.
         num_heads: of the attention.
         temperature: of the attention.
@@ -122,7 +124,7 @@ class DeFinetti(PseudoGenerator):
         super().__init__()
         self.noise_dim = width
         self.attention = MAB(2 * width, context_dim, context_dim, width, num_heads, temperature)
-        self.project = Linear(width, output_dim)
+        self.project = Linear(width, output_dim, gain=0.1)
 
     def noise_rows(self, num_pseudo: int) -> int:
         """One vector per pseudo context, after that of the function."""
@@ -142,7 +144,8 @@ class DeFinetti(PseudoGenerator):
             layer.value(context),
             mask,
         )
-        return self.project(out).reshape(batch, count, points, -1)
+        deviation = self.project(out).reshape(batch, count, points, -1)
+        return masked_mean(context, mask)[:, None, None] + deviation
 
 
 GENERATORS: dict[str, type[ISAB] | type[DeFinetti]] = {"definetti": DeFinetti, "isab": ISAB}

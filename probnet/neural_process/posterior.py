@@ -253,6 +253,6 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
     def _no_functions(self) -> str:
         return (
             f"{type(self.trained.network).__name__} has no law of functions, hence no joint "
-            f"law of several points. Factor it point after point (autoregressively), or use a "
-            f"model that draws functions, such as MPNP."
+            f"law of several points. Factor it point after point, autoregressively, by "
+            f"`Autoregressive(posterior)`, or use a model that draws functions, such as MPNP."
         )

@@ -6,6 +6,7 @@ from torch.distributions import Normal
 
 from inference import InferenceWarning
 from probnet.datasets import GPTasks, TaskBatch
+from probnet.neural_process import oracle
 
 
 def tasks(num_tasks=12):
@@ -86,6 +87,19 @@ def test_oracle_gaps_are_paired(small, pretend):
     logs = Normal(0.0, 1.0).log_prob(batch.yt.double())[..., 0]
     expected = (logs * batch.mask_t).sum(-1) / batch.mask_t.sum(-1)
     torch.testing.assert_close(scores["oracle_pointwise"], expected)
+
+
+def test_the_exact_predictive_is_scored_at_valid_targets_only(small, pretend):
+    """Every task by itself, without padding, against the scores of the padded batch."""
+    batch, exact = tasks(4), oracle("rbf", integrate=True, num_grid=3)
+    found = pretend(small("MPNP")).evaluate(batch, oracle=exact, num_functions=8).per_task
+    for i in range(4):
+        c, t = batch.mask_c[i], batch.mask_t[i]
+        law = exact.condition(batch.xc[i][c], batch.yc[i][c]).predict(batch.xt[i][t])
+        y = batch.yt[i][t].double()
+        pointwise, joint = law.log_prob(y).mean(), law.log_prob(y, joint=True) / len(y)
+        torch.testing.assert_close(found["oracle_pointwise"][i], pointwise)
+        torch.testing.assert_close(found["oracle_joint"][i], joint)
 
 
 def test_a_collapsed_generator_is_noticed(small, pretend):

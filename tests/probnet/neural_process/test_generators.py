@@ -6,7 +6,7 @@ from probnet.neural_process.generators import ISAB, DeFinetti
 
 
 def make(kind, **options):
-    generator = kind(12, 10, 16, num_heads=4, **options)
+    generator = kind(12, 12, 16, num_heads=4, **options)
     stream = torch.Generator().manual_seed(0)
     for part in generator.modules():
         if isinstance(part, Linear):
@@ -48,7 +48,7 @@ def test_definetti_pseudo_contexts_do_not_depend_on_each_other():
     other[:, :, 2:] = -noise[:, :, 2:]  # row 0 is that of the function, row 1 of the first
     assert (definetti(context, mask, other)[:, :, 0] - first).abs().max() <= 1e-6
     fewer = definetti(context, mask, noise[:, :, :4])
-    assert fewer.shape == (3, 5, 3, 10)
+    assert fewer.shape == (3, 5, 3, 12)
     assert (fewer[:, :, 0] - first).abs().max() <= 1e-6
     other[:, :, 0] = -noise[:, :, 0]  # the latent of the function moves them all
     assert (definetti(context, mask, other)[:, :, 0] - first).abs().max() > 0.01
