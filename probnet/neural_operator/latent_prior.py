@@ -1,12 +1,14 @@
-"""A prior on latent vectors: a normalising flow fitted to encoded inputs."""
+"""A prior on latent vectors: a Gaussian or a normalising flow, fitted to encoded inputs."""
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
@@ -15,15 +17,22 @@ from inference._checks import check_choice, check_integer
 from inference.rng import Stream, scoped_seed, stream_seed
 from probnet._checks import as_tensor
 
-FLOWS = ("nsf", "realnvp")
+FLOWS = ("gaussian", "nsf", "realnvp")
 _BATCH = 256
+_LOG_2PI = math.log(2 * math.pi)
+_FEW = 4  # latents per dimension, below which their covariance is shrunk
+_JITTER = 1e-6  # of the covariance, relative to its mean diagonal
 _CHECK_EVERY = 50
 _PATIENCE = 6  # checks without a better held-out density before training ends
 _LEARNING_RATE = 1e-3
 
 
 class LatentPrior(nn.Module):
-    r"""z = m + s ∘ F(w), w ~ N(0, I), with coupling layers F; density and draws are exact.
+    r"""z = m + L F(w), w ~ N(0, I), with coupling layers F; density and draws are exact.
+
+    m and LLᵀ are the mean and the covariance of the latents, so that F = id, `"gaussian"`, is
+    the Gaussian of these moments, and layers only have to model what it leaves. Latents of
+    inputs are strongly correlated: scaling them one by one would not do.
 
     Both directions of a coupling layer cost two passes, so that inversion may move w and
     differentiate through F.
@@ -33,13 +42,13 @@ class LatentPrior(nn.Module):
 
     Args:
         dim: of z.
-        flow: `"nsf"` or `"realnvp"`.
+        flow: `"gaussian"`, `"nsf"` or `"realnvp"`.
         num_transforms: layers.
         hidden: widths of the hidden layers of the networks inside.
     """
 
     mean: Tensor
-    scale: Tensor
+    factor: Tensor
 
     def __init__(
         self,
@@ -53,12 +62,13 @@ class LatentPrior(nn.Module):
         self.num_transforms = check_integer("num_transforms", num_transforms, 1)
         self.hidden = tuple(hidden)
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
+        self.register_buffer("factor", torch.eye(dim))
+        self.transforms = None
         if flow == "nsf":
             self.transforms = _flows().NSF(
                 dim, transforms=num_transforms, hidden_features=hidden, passes=2
             )
-        else:
+        elif flow == "realnvp":
             self.transforms = _flows().RealNVP(
                 dim, transforms=num_transforms, hidden_features=hidden
             )
@@ -74,18 +84,30 @@ class LatentPrior(nn.Module):
 
     def to_latent(self, base: Tensor) -> Tensor:
         """The latents z of base vectors w, both `(B, dim)`; differentiable."""
-        transform: Any = self.transforms().transform
-        return self.mean + self.scale * transform.inv(base)
+        inner = base if self.transforms is None else self._law().transform.inv(base)
+        return self.mean + inner @ self.factor.T
 
     def to_base(self, latents: Tensor) -> Tensor:
         """The base vectors w of latents z, both `(B, dim)`; differentiable."""
-        transform: Any = self.transforms().transform
-        return transform((latents - self.mean) / self.scale)
+        inner = self._whiten(latents)
+        return inner if self.transforms is None else self._law().transform(inner)
 
     def log_prob(self, latents: Tensor) -> Tensor:
         """Log density of latent vectors, `(B,)`."""
-        law: Any = self.transforms()
-        return law.log_prob((latents - self.mean) / self.scale) - self.scale.log().sum()
+        inner = self._whiten(latents)
+        if self.transforms is None:
+            values = -(inner.square().sum(-1) + self.dim * _LOG_2PI) / 2
+        else:
+            values = self._law().log_prob(inner)
+        return values - self.factor.diagonal().log().sum()
+
+    def _whiten(self, latents: Tensor) -> Tensor:
+        difference = (latents - self.mean).T
+        return torch.linalg.solve_triangular(self.factor, difference, upper=False).T
+
+    def _law(self) -> Any:
+        transforms: Any = self.transforms
+        return transforms()
 
 
 def _flows() -> Any:
@@ -108,13 +130,13 @@ def fit_latent_prior(
     latents: Tensor,
     *,
     flow: str,
-    num_transforms: int,
-    hidden: tuple[int, ...],
-    num_steps: int,
-    seed: int,
-    progress: bool,
+    num_transforms: int = 5,
+    hidden: tuple[int, ...] = (64, 64),
+    num_steps: int = 3000,
+    seed: int = 0,
+    progress: bool = False,
 ) -> tuple[LatentPrior, dict[str, float]]:
-    """Fit a flow by maximum likelihood; a fifth of the latents, held out, decides when to stop.
+    """Fit a prior by maximum likelihood; a fifth of the latents says when to stop.
 
     The weights with the highest held-out log density are kept.
 
@@ -128,7 +150,7 @@ def fit_latent_prior(
         progress: show a progress bar on a terminal.
 
     Returns:
-        The prior, in float64, and mean held-out log densities of it and of a diagonal Gaussian.
+        The prior, in float64, and mean held-out log densities of it and of the Gaussian.
 
     Raises:
         ValueError: on fewer than ten latent vectors.
@@ -139,14 +161,28 @@ def fit_latent_prior(
     with scoped_seed(stream_seed(seed, Stream.INIT)):
         prior = LatentPrior(values.shape[1], flow, num_transforms, hidden)
         held_out, train = values.split([len(values) // 5, len(values) - len(values) // 5])
-        scale, mean = torch.std_mean(train, dim=0)
-        prior.mean.copy_(mean)
-        prior.scale.copy_(scale.clamp_min(1e-6))
-        gaussian = torch.distributions.Normal(prior.mean, prior.scale)
-        baseline = float(gaussian.log_prob(held_out).sum(-1).mean())
-        best = _maximise(prior, train, held_out, num_steps, progress=progress)
+        _take_moments(prior, train)
+        gaussian = LatentPrior(values.shape[1], "gaussian")
+        _take_moments(gaussian, train)
+        best = baseline = float(gaussian.log_prob(held_out).mean())
+        if flow == "gaussian":
+            _take_moments(prior, values)
+        else:
+            best = _maximise(prior, train, held_out, num_steps, progress=progress)
     found = {"held_out_log_density": best, "held_out_log_density_gaussian": baseline}
     return prior.double().eval().requires_grad_(False), found
+
+
+def _take_moments(prior: LatentPrior, latents: Tensor) -> None:
+    """Mean and covariance of latents (N, dim), shrunk where N is small."""
+    wide = latents.double()
+    matrix = wide.T.cov()
+    if len(wide) < _FEW * wide.shape[1]:
+        matrix = torch.from_numpy(ledoit_wolf(wide.numpy())[0])
+    jitter = _JITTER * matrix.diagonal().mean() + torch.finfo(torch.float32).tiny
+    matrix = matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype)
+    prior.mean.copy_(wide.mean(0))
+    prior.factor.copy_(torch.linalg.cholesky(matrix))
 
 
 def _maximise(

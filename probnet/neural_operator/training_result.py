@@ -9,6 +9,7 @@ from torch import Tensor
 
 from inference.rng import Stream, generator
 from probnet.metrics import relative_l2
+from probnet.neural_operator.latent_prior import fit_latent_prior
 from probnet.neural_operator.solution_error import SolutionError
 from probnet.neural_operator.trained import TrainedOperator
 from probnet.neural_operator.training import Training
@@ -59,6 +60,8 @@ def _with_networks(run: Training, examples: Tensor, *, interrupted: bool) -> Tra
     settings = run.settings()
     for name in ("networks", "input_likelihood", "problem"):
         del settings[name]
+    latents = encoding.draw(noise)
+    prior, densities = fit_latent_prior(latents, flow="gaussian", seed=run.seed)
     return TrainedOperator(
         problem=problem,
         networks=networks,
@@ -66,10 +69,16 @@ def _with_networks(run: Training, examples: Tensor, *, interrupted: bool) -> Tra
         precision=float(run.precision),
         error=SolutionError(blank, blank[0]),
         validation=run.inputs.validation.cpu().unflatten(-1, networks.encoder.grid),
-        latents=encoding.draw(noise),
+        latents=latents,
         curve=run.curve[: run.step].clone(),
         method=run.method,
-        diagnostics={**settings, "steps_taken": run.step, "interrupted": interrupted},
+        diagnostics={
+            **settings,
+            **densities,
+            "steps_taken": run.step,
+            "interrupted": interrupted,
+        },
+        prior=prior,
     )
 
 
