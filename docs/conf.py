@@ -37,7 +37,10 @@ napoleon_use_ivar = True
 
 # Names of other packages resolve only with PROBNET_DOCS_ONLINE=1; our own must always resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!inference\b|probnet\b).*")]
-nitpick_ignore = [("py:class", "inference.targets.Target")]  # in a private field of Draws
+nitpick_ignore = [
+    ("py:class", "inference.targets.Target"),  # in a private field of Draws
+    ("py:class", "probnet.neural_process.rules.State"),  # a type variable
+]
 if os.environ.get("PROBNET_DOCS_ONLINE"):
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {

@@ -24,7 +24,7 @@ class FieldSampler(ABC):
 
     @abstractmethod
     def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        """Fields (num_samples, *grid), float64, on the generator's device, which advances."""
+        """Fields `(num_samples, *grid)`, float64, on the generator's device, which advances."""
 
     def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
         """Draw independent fields; global generators are untouched.
@@ -34,7 +34,7 @@ class FieldSampler(ABC):
             seed: equal seeds give equal fields.
 
         Returns:
-            Shape (num_samples, *grid), float64.
+            Shape `(num_samples, *grid)`, float64.
         """
         check_integer("num_samples", num_samples, 1)
         source = generator(check_integer("seed", seed, 0), Stream.PREDICTIVE)

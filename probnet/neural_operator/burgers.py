@@ -88,11 +88,11 @@ class Burgers(Problem):
         return Burgers(self.viscosity, (self.mesh[0] // 2, self.mesh[1] // 2))
 
     def coefficients(self, inputs: Tensor) -> Tensor:
-        """Initial values at the mesh's nodes, (*batch, nx + 1), in the dtype of `inputs`.
+        """Initial values at the mesh's nodes, `(*batch, nx + 1)`, in the dtype of `inputs`.
 
         Args:
             inputs: u(x, 0) at equidistant nodes of [-1, 1], both ends included, shape
-                (*batch, g), zero at the ends.
+                `(*batch, g)`, zero at the ends.
 
         Raises:
             ValueError: if an input is not zero at the ends, to 1e-4 of its largest value.
@@ -103,12 +103,12 @@ class Burgers(Problem):
         return inputs[..., 1:-1] @ resampling.to(inputs)
 
     def solve(self, coefficients: Values) -> Tensor:
-        """Nodal values (*batch, nx + 1, nt + 1) by Newton's method, without gradient.
+        """Nodal values `(*batch, nx + 1, nt + 1)` by Newton's method, without gradient.
 
         Each iteration is one banded solve for all inputs.
 
         Args:
-            coefficients: initial values, shape (*batch, nx + 1).
+            coefficients: initial values, shape `(*batch, nx + 1)`.
         """
         start = self._checked("coefficients", coefficients).detach().cpu()
         flat = start.reshape(-1, self.mesh[0] + 1).numpy()
@@ -135,7 +135,7 @@ class Burgers(Problem):
         return self.dual_norm_squared(self.residual(u)) / 2
 
     def residual(self, values: Tensor) -> Tensor:
-        """Rⁿ at the inner nodes, shape (*batch, nx - 1, nt), of (*batch, nx + 1, nt + 1)."""
+        """Rⁿ at the inner nodes, `(*batch, nx - 1, nt)`, of `(*batch, nx + 1, nt + 1)`."""
         h = 2 / self.mesh[0]
         rate = values.diff(dim=-1) * self.mesh[1]
         middle = (values[..., :-1] + values[..., 1:]) / 2
@@ -145,7 +145,7 @@ class Burgers(Problem):
         return mass + flux.diff(dim=-2)
 
     def dual_norm_squared(self, residual: Tensor) -> Tensor:
-        """Σ_n Δt rⁿᵀ(νK)⁻¹rⁿ of residuals (*batch, nx - 1, nt), shape (*batch,).
+        """Σ_n Δt rⁿᵀ(νK)⁻¹rⁿ of residuals `(*batch, nx - 1, nt)`, shape `(*batch,)`.
 
         K = DᵀD/h with D the differences of neighbours, so that (νK)⁻¹ takes running sums:
         what is left of them after their mean is subtracted is the flux that r asks for.
@@ -203,11 +203,11 @@ class Burgers(Problem):
         at both ends; θ is summed as a cosine series whose coefficients are exact to rounding.
 
         Args:
-            inputs: u(x, 0) as `coefficients` takes it, shape (*batch, g).
+            inputs: u(x, 0) as `coefficients` takes it, shape `(*batch, g)`.
             points: (x, t), shape (n, 2); `None`: the mesh's nodes.
 
         Returns:
-            Shape (*batch, n), or (*batch, nx + 1, nt + 1) at the nodes; float64.
+            Shape `(*batch, n)`, or `(*batch, nx + 1, nt + 1)` at the nodes; float64.
 
         Raises:
             ValueError: if θ spans more than ten decades: u(x, 0) is too large for ν.
@@ -295,7 +295,7 @@ def _sines_at_nodes(cells: int) -> Tensor:
 
 
 def _cole_hopf(start: Tensor, points: Tensor, viscosity: float) -> Tensor:
-    """Exact solutions (*batch, n) at points (n, 2) of initial values (*batch, g) at nodes."""
+    """Exact solutions `(*batch, n)` at points (n, 2), of initial values `(*batch, g)`."""
     count = start.shape[-1] - 2
     waves = _wavenumbers(count)
     amplitudes = start[..., 1:-1] @ _sines_at_nodes(count + 1) / waves

@@ -97,10 +97,10 @@ class Darcy2D(Problem):
         return half
 
     def coefficients(self, inputs: Tensor) -> Tensor:
-        """Cell values (*batch, nx, ny) of the nearest input node, in the dtype of `inputs`.
+        """Cell values `(*batch, nx, ny)` of the nearest input node, in the dtype of `inputs`.
 
         Args:
-            inputs: a at nodes that span the square, shape (*batch, gx, gy).
+            inputs: a at nodes that span the square, shape `(*batch, gx, gy)`.
         """
         if inputs.ndim < 2 or min(inputs.shape[-2:]) < 2:
             raise ValueError(
@@ -118,7 +118,7 @@ class Darcy2D(Problem):
         return _blocks(cells.log(), self._pooling).mean((-3, -1)).exp()
 
     def check_coefficients(self, name: str, cells: Values) -> Tensor:
-        """Return cell values (*batch, nx, ny) as float64, or raise unless finite and > 0."""
+        """Return cell values `(*batch, nx, ny)` as float64, or raise unless finite and > 0."""
         a = check_finite(name, as_tensor(name, cells))
         if tuple(a.shape[-2:]) != self.mesh:
             raise ValueError(
@@ -134,10 +134,10 @@ class Darcy2D(Problem):
         return a
 
     def solve(self, coefficients: Values) -> Tensor:
-        """Nodal values (*batch, nx + 1, ny + 1) by banded Cholesky, differentiable once.
+        """Nodal values `(*batch, nx + 1, ny + 1)` by banded Cholesky, differentiable once.
 
         Args:
-            coefficients: a in each cell, shape (*batch, nx, ny), > 0; its gradient costs one
+            coefficients: a in each cell, shape `(*batch, nx, ny)`, > 0; its gradient costs one
                 more solve.
         """
         a = self.check_coefficients("coefficients", coefficients)
@@ -165,7 +165,7 @@ class Darcy2D(Problem):
         return self.dual_norm_squared(self.residual(u, a)) / 2
 
     def energy(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        """J(u) of nodal values (*batch, nx + 1, ny + 1), shape (*batch,)."""
+        """J(u) of nodal values `(*batch, nx + 1, ny + 1)`, shape `(*batch,)`."""
         along_x, along_y = values.diff(dim=-2), values.diff(dim=-1)
         e0, e1 = along_x[..., :-1], along_x[..., 1:]
         g0, g1 = along_y[..., :-1, :], along_y[..., 1:, :]
@@ -175,11 +175,11 @@ class Darcy2D(Problem):
         return (coefficients * slopes).sum((-2, -1)) / 6 - work
 
     def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        """A(a)u - F at all nodes, shape (*batch, nx + 1, ny + 1); zero inside if u solves."""
+        """A(a)u - F at all nodes, shape `(*batch, nx + 1, ny + 1)`; zero inside if u solves."""
         return self.stiffness_product(values, coefficients) - self._load.to(values)
 
     def stiffness_product(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        """A(a)u at all nodes, shape (*batch, nx + 1, ny + 1)."""
+        """A(a)u at all nodes, shape `(*batch, nx + 1, ny + 1)`."""
         along_x, along_y = values.diff(dim=-2), values.diff(dim=-1)
         ratio = self.mesh[0] / self.mesh[1]
         a = coefficients

@@ -31,7 +31,7 @@ def levels(
     Args:
         problem: on the finest mesh.
         observations: y, H and σ.
-        decode: positions (chains, dim) to inputs a (chains, *grid).
+        decode: positions (chains, dim) to inputs a `(chains, *grid)`.
         screen: `False`: the exact one alone.
     """
     screens = coarser(problem) if screen else []
@@ -70,7 +70,7 @@ def likelihood(
     Args:
         problem: G.
         observations: y, H and σ.
-        decode: positions (chains, dim) to inputs a (chains, *grid).
+        decode: positions (chains, dim) to inputs a `(chains, *grid)`.
         keep: return solutions.
     """
     observe = problem.observation_operator(observations.sensors)

@@ -20,9 +20,9 @@ class ProjectedSolution:
     r"""A solution in the span of modes, and how wrong it can be.
 
     Attributes:
-        values: nodal values u, shape (*batch, nx + 1, ny + 1), float64.
-        residual_norm: ‖A(a)u - F‖ in the dual norm of the Laplacian, shape (*batch,).
-        error_bound: bound of ‖∇(u - u*)‖ / ‖∇u‖ with u* the discrete solution, (*batch,):
+        values: nodal values u, shape `(*batch, nx + 1, ny + 1)`, float64.
+        residual_norm: ‖A(a)u - F‖ in the dual norm of the Laplacian, shape `(*batch,)`.
+        error_bound: bound of ‖∇(u - u*)‖ / ‖∇u‖ with u* the discrete solution, `(*batch,)`:
             the residual norm over min a, over ‖∇u‖. It holds for every a.
     """
 
@@ -104,7 +104,7 @@ class GalerkinBasis:
         """Project onto the modes: one dense Cholesky of size r per input, float64, batched.
 
         Args:
-            coefficients: a in each cell, shape (*batch, nx, ny), > 0.
+            coefficients: a in each cell, shape `(*batch, nx, ny)`, > 0.
         """
         a = self.pde.check_coefficients("coefficients", coefficients)
         flat = a.reshape(-1, *self.pde.mesh)
@@ -147,8 +147,8 @@ def certify(pde: Darcy2D, values: Tensor, coefficients: Values) -> ProjectedSolu
 
     Args:
         pde: the problem.
-        values: nodal values (*batch, nx + 1, ny + 1).
-        coefficients: a in each cell, shape (*batch, nx, ny), > 0.
+        values: nodal values `(*batch, nx + 1, ny + 1)`.
+        coefficients: a in each cell, shape `(*batch, nx, ny)`, > 0.
 
     Raises:
         ValueError: if the values on the boundary are not the data: the residual inside, and
@@ -174,8 +174,8 @@ def refine(
 
     Args:
         pde: the problem.
-        values: guess, nodal values (*batch, nx + 1, ny + 1) with the boundary data.
-        coefficients: a in each cell, shape (*batch, nx, ny), > 0.
+        values: guess, nodal values `(*batch, nx + 1, ny + 1)` with the boundary data.
+        coefficients: a in each cell, shape `(*batch, nx, ny)`, > 0.
         num_steps: >= 0.
     """
     check_integer("num_steps", num_steps, 0)

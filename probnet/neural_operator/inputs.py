@@ -220,7 +220,7 @@ def check_inputs(
 
     Args:
         name: of the argument.
-        inputs: shape (*batch, *grid), or (*batch, m) with the nodes in C order.
+        inputs: shape `(*batch, *grid)`, or `(*batch, m)` with the nodes in C order.
         grid: the fitted input grid.
         likelihood: says which values are possible.
 

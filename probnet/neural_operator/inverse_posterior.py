@@ -59,7 +59,7 @@ class InversePosterior(Posterior, family="operator_inversion"):
     """Draws of the input a and the solution u, from `invert` or `reference_posterior`.
 
     Attributes:
-        draws: `a` (chain, draw, *grid) on the input grid, `u` (chain, draw, node) at the nodes
+        draws: `a` `(chain, draw, *grid)` on the input grid, `u` (chain, draw, node) at nodes
             of the mesh, `z` (chain, draw, latent) where there is a network; groups `prior` and
             `log_likelihood`; statistics, `log_weight` among them after reweighting.
         observations: y, sensors and noise.

@@ -32,7 +32,7 @@ class GenerativeOperator(Protocol):
 
     @property
     def validation(self) -> Tensor:
-        """Inputs (batch, *grid) that were not trained on."""
+        """Inputs `(batch, *grid)` that were not trained on."""
         ...
 
     def encode(self, x: Tensor) -> Encoding:
@@ -44,7 +44,7 @@ class GenerativeOperator(Protocol):
         ...
 
     def decode_input(self, latents: Tensor) -> Tensor:
-        """a(z), (batch, *grid)."""
+        """a(z), `(batch, *grid)`."""
         ...
 
     def coefficients(self, latents: Tensor) -> Tensor:
@@ -68,8 +68,8 @@ class LatentModel:
         to_latent: z of base vectors w, both (batch, dim); differentiable.
         coefficients: C(z), (batch, num_features); differentiable.
         readout: T and t at points (n, num_dims).
-        decode_input: a(z) on the input grid, (batch, *grid).
-        encode: z of inputs (batch, *grid).
+        decode_input: a(z) on the input grid, `(batch, *grid)`.
+        encode: z of inputs `(batch, *grid)`.
     """
 
     problem: Problem
@@ -98,7 +98,7 @@ class LatentModel:
         return self.coefficients(self.to_latent(base))
 
     def decode_base(self, base: Tensor) -> Tensor:
-        """The inputs a of base vectors, (batch, *grid)."""
+        """The inputs a of base vectors, `(batch, *grid)`."""
         return self.decode_input(self.to_latent(base))
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class LatentModel:
 
     @torch.no_grad()
     def validate(self, inputs: Tensor) -> ModelError:
-        """The model error on inputs (batch, *grid) that the network was not trained on."""
+        """The model error on inputs `(batch, *grid)` that the network was not trained on."""
         exact = self.problem.solve(self.problem.coefficients(inputs)).flatten(1)
         surrogate = self.readout(self.problem.nodes)(self.coefficients(self.encode(inputs)))
         return ModelError(exact - surrogate)

@@ -151,11 +151,11 @@ class DGenNO:
 
         Args:
             inputs: a sampler, of which fresh inputs are drawn at every step, or a table
-                (N, *grid) or (N, m).
+                `(N, *grid)` or (N, m).
             num_steps: steps of the optimiser.
             batch_size: inputs per step.
             labels: solutions of a table's inputs at the mesh's nodes, (N, num_nodes),
-                (N, *solution_shape), or with a last axis of components.
+                `(N, *solution_shape)`, or with a last axis of components.
             validation: inputs to be kept out; by default drawn from the sampler, or a tenth of
                 the table.
             num_validation: how many of these, at most, if they are not given.

@@ -46,7 +46,7 @@ class Problem(ABC):
         """What `solve` and `loss` take, from fields at the nodes of an input grid.
 
         Args:
-            inputs: shape (*batch, *grid), for any grid whose nodes span the input's domain,
+            inputs: shape `(*batch, *grid)`, for any grid whose nodes span the input's domain,
                 ends included.
         """
 
@@ -55,10 +55,10 @@ class Problem(ABC):
         """The discrete solution.
 
         Args:
-            coefficients: shape (*batch, *its own shape).
+            coefficients: shape `(*batch, *its own shape)`.
 
         Returns:
-            Nodal values (*batch, *solution_shape), float64.
+            Nodal values `(*batch, *solution_shape)`, float64.
         """
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Problem(ABC):
 
     @abstractmethod
     def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:
-        """The map from nodal values (*batch, *solution_shape) to values (*batch, n) at points.
+        """The map of nodal values `(*batch, *solution_shape)` to those `(*batch, n)` at points.
 
         A last axis of components stays the last.
 
@@ -114,7 +114,7 @@ class Problem(ABC):
         """
 
     def interpolate(self, values: Tensor, points: Tensor) -> Tensor:
-        """Values (*batch, n) of a discrete solution at points (n, d_x) of the domain."""
+        """Values `(*batch, n)` of a discrete solution at points (n, d_x) of the domain."""
         return self.observation_operator(points)(values)
 
     def reference_posterior(

@@ -86,10 +86,10 @@ class Stokes(Problem):
         return Stokes(self.viscosity, 2 * self.num_cells)
 
     def coefficients(self, inputs: Tensor) -> Tensor:
-        """Inflow at the mesh's nodes of x = 0, by linear interpolation, (*batch, num_inlet).
+        """Inflow at the mesh's nodes of x = 0, by linear interpolation, `(*batch, num_inlet)`.
 
         Args:
-            inputs: a at equidistant nodes of [0, 1], both ends included, shape (*batch, g),
+            inputs: a at equidistant nodes of [0, 1], both ends included, shape `(*batch, g)`,
                 zero at the ends.
 
         Raises:
@@ -111,10 +111,10 @@ class Stokes(Problem):
         return inputs @ _linear(grid, self.nodes[self._inlet, 1]).T.to(inputs)
 
     def solve(self, coefficients: Values) -> Tensor:
-        """Nodal values (*batch, num_nodes, 3), linear in the inflow, with its gradient.
+        """Nodal values `(*batch, num_nodes, 3)`, linear in the inflow, with its gradient.
 
         Args:
-            coefficients: inflow at the nodes of x = 0, shape (*batch, num_inlet).
+            coefficients: inflow at the nodes of x = 0, shape `(*batch, num_inlet)`.
         """
         inflow = check_finite("coefficients", as_tensor("coefficients", coefficients))
         if inflow.ndim < 1 or inflow.shape[-1] != len(self._inlet):
@@ -139,7 +139,7 @@ class Stokes(Problem):
         return _half_square(momentum, laplace).sum(-1) + _half_square(divergence, mass)
 
     def flux(self, values: Tensor, x: float) -> Tensor:
-        """∫ u dy over the inlet (x = 0) or the outlet (x = 2), (*batch,) of nodal values."""
+        """∫ u dy over the inlet (x = 0) or the outlet (x = 2), `(*batch,)` of nodal values."""
         if x not in (0, LENGTH):
             raise ValueError(f"`x` must be 0 or {LENGTH:g}; got {x!r}.")
         return values[..., 0] @ self._fluxes[int(x > 0)].to(values)
@@ -175,7 +175,7 @@ class Stokes(Problem):
         return candidate
 
     def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:
-        """The finite-element functions (u, v, p) at points (n, 2), shape (*batch, n, 3)."""
+        """The finite-element functions (u, v, p) at points (n, 2), shape `(*batch, n, 3)`."""
         where = self.check_points("points", points).detach().cpu().numpy().T
         quadratic = torch.from_numpy(self._basis.probes(where).toarray())
         linear = torch.from_numpy(self._pressure_basis.probes(where).toarray())

@@ -108,7 +108,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
         A mixture over antithetic draws of q(z | x). Its mean is that of the network.
 
         Args:
-            x: inputs, (*batch, *input_grid) or (*batch, m).
+            x: inputs, `(*batch, *input_grid)` or `(*batch, m)`.
             points: ξ, (n, d_x) in the domain; `None`: the mesh's nodes.
             observation: the law of the exact discrete solution: the network's error, as seen
                 on validation inputs, is added. `False`: of û alone.
@@ -116,7 +116,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
                 solution.
 
         Returns:
-            Batch shape (*batch, n), or (*batch, n, c) for c components.
+            Batch shape `(*batch, n)`, or `(*batch, n, c)` for c components.
 
         Raises:
             ValueError: on inputs of another grid or impossible values, points outside the
@@ -137,18 +137,18 @@ class TrainedOperator(Posterior, family="neural_operator"):
         return DrawsMixture(Normal(loc, scale.expand_as(loc), validate_args=False))
 
     def encode(self, x: Values) -> Encoding:
-        """q(z | x) of inputs (*batch, *input_grid), with rows (B, latent_dim)."""
+        """q(z | x) of inputs `(*batch, *input_grid)`, with rows (B, latent_dim)."""
         rows, _ = self._inputs("x", x)
         with torch.no_grad():
             return self.networks.encode(rows)
 
     def decode_input(self, latents: Tensor) -> Tensor:
-        """a(z), (B, *input_grid), of latent vectors (B, latent_dim)."""
+        """a(z), `(B, *input_grid)`, of latent vectors (B, latent_dim)."""
         field_values = self.networks.input_field(self._latents(latents), self.likelihood)
         return self.likelihood.decode(field_values).unflatten(-1, self.input_grid)
 
     def phase_logits(self, latents: Tensor) -> Tensor:
-        """A(z), (B, *input_grid): its sign, for two phases, is the phase."""
+        """A(z), `(B, *input_grid)`: its sign, for two phases, is the phase."""
         field_values = self.networks.input_field(self._latents(latents), self.likelihood)
         return field_values.unflatten(-1, self.input_grid)
 
@@ -211,7 +211,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
             num_transforms: its layers.
             hidden: widths inside.
             num_steps: at most; a held-out fifth of the latents decides when to stop.
-            inputs: to be encoded instead of those of training, (N, *input_grid).
+            inputs: to be encoded instead of those of training, `(N, *input_grid)`.
             seed: of the fit.
             progress: show a progress bar on a terminal.
 
@@ -242,7 +242,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
 
     @torch.no_grad()
     def sample_prior(self, n: int, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draws of the prior: `z` (n, d), `a` (n, *input_grid), `u` (n, num_nodes[, c])."""
+        """Draws of the prior: `z` (n, d), `a` `(n, *input_grid)`, `u` (n, num_nodes[, c])."""
         stream = generator(check_integer("seed", seed, 0), Stream.PREDICTIVE)
         shape = (check_integer("n", n, 1), self.latent_dim)
         z = self.to_latent(torch.randn(shape, generator=stream, dtype=torch.float64))
@@ -257,7 +257,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
         """How inputs of the prior differ from data; see `compare_inputs`.
 
         Args:
-            data: inputs that the model was not trained on, (N, *input_grid).
+            data: inputs that the model was not trained on, `(N, *input_grid)`.
             num_samples: draws of the prior.
             seed: of these.
         """
@@ -273,7 +273,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
         `basis.solve(pde.coefficients(a))` then projects the PDE onto them.
 
         Args:
-            inputs: whose solutions span the modes, (N, *input_grid), N >= num_modes.
+            inputs: whose solutions span the modes, `(N, *input_grid)`, N >= num_modes.
             num_modes: r.
 
         Raises:
@@ -292,8 +292,8 @@ class TrainedOperator(Posterior, family="neural_operator"):
         """1 - mean relative L² error of the mean at the mesh's nodes.
 
         Args:
-            x: inputs, (B, *input_grid).
-            solutions: at the nodes, (B, num_nodes) or (B, *solution_shape); solved if omitted.
+            x: inputs, `(B, *input_grid)`.
+            solutions: at the nodes, (B, num_nodes) or `(B, *solution_shape)`; or solved.
         """
         rows, _ = self._inputs("x", x)
         predicted = self.predict(rows).mean.flatten(1)
@@ -303,7 +303,7 @@ class TrainedOperator(Posterior, family="neural_operator"):
         return 1 - relative_l2(truth, predicted, case_axis=0)
 
     def pyro_model(self, inputs: Values) -> None:
-        """The generative model of inputs (B, *input_grid) as a Pyro program; see `Bound`."""
+        """The generative model of inputs `(B, *input_grid)` as a Pyro program; see `Bound`."""
         self._bound().pyro_model(self._inputs("inputs", inputs)[0], self.precision)
 
     def pyro_guide(self, inputs: Values) -> None:

@@ -48,11 +48,11 @@ def values_in_cells(cells: Tensor, points: Tensor) -> Tensor:
     """Values at points of the unit square of a field that is constant in every cell.
 
     Args:
-        cells: shape (*batch, nx, ny).
+        cells: shape `(*batch, nx, ny)`.
         points: shape (n, 2); on an edge the cell above counts.
 
     Returns:
-        Shape (*batch, n).
+        Shape `(*batch, n)`.
     """
     last = [size - 1 for size in cells.shape[-2:]]
     x, y = points.unbind(-1)
@@ -85,7 +85,7 @@ def mixed_residuals(
     gradient: Tensor,
     coefficients: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Residuals with a flux s of its own, for a that jumps: |s - a∇u|² and ⟨s·∇ψ_j⟩ - ⟨f ψ_j⟩.
+    """Residuals with a flux s of its own, for a that jumps: `|s - a∇u|²` and ⟨s·∇ψ_j⟩ - ⟨fψ_j⟩.
 
     Args:
         pde: the problem.
@@ -104,12 +104,12 @@ def mixed_residuals(
 
 
 def mixed_loss(mismatch: Tensor, residuals: Tensor) -> Tensor:
-    """The published loss of two-phase Darcy flow, mean |s - a∇u|² + √n_c mean r_j², (B,).
+    """The published loss of two-phase Darcy flow, mean `|s - a∇u|²` + √n_c mean r_j², (B,).
 
     Source: Zang & Koutsourelakis (J. Comput. Phys. 538, 2025), reference code.
 
     Args:
-        mismatch: |s - a∇u|², shape (B, n); see `mixed_residuals`.
+        mismatch: `|s - a∇u|²`, shape (B, n); see `mixed_residuals`.
         residuals: r_j, shape (B, num_centres).
     """
     weight = math.sqrt(residuals.shape[-1])

@@ -20,7 +20,7 @@ _SMALLEST_RADIUS_IN_SINGLE = 1e-4
 class WendlandTests:
     r"""Wendland's C⁴ functions ψ((ξ - c)/R) about random centres, d = 1 or 2 dimensions.
 
-    With ρ = |ξ - c|/R <= 1 and l = ⌊d/2⌋ + 3,
+    With ρ = ‖ξ - c‖/R <= 1 and l = ⌊d/2⌋ + 3,
 
         ψ(ρ) = (1 - ρ)^{l+2} [(l² + 4l + 3)ρ² + (3l + 6)ρ + 3] / 3,
 

@@ -44,14 +44,16 @@ class ConditionalState(NamedTuple):
         num_paths: P.
     """
 
-    fit: _Fit
+    fit: CopulaFit
     x: list[Tensor]
     v: list[Tensor]
     num_paths: int
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
+class CopulaFit:
+    """Correlations, and the standardisation of inputs and outputs, that a context led to."""
+
     rho: Tensor
     rho_x: Tensor
     x_scale: Standardizer
@@ -157,7 +159,7 @@ class ConditionalCopula(PredictiveRule[ConditionalState]):
         state.v.append(v)
         return state
 
-    def _fit(self, xc: Tensor, y: Tensor) -> _Fit:
+    def _fit(self, xc: Tensor, y: Tensor) -> CopulaFit:
         x_scale = Standardizer.fit(xc)
         loc, scale = float(y.mean()), float(y.std())
         dim = xc.shape[1]
@@ -173,7 +175,7 @@ class ConditionalCopula(PredictiveRule[ConditionalState]):
             x, scores = x_scale.transform(xc)[orders], ((y - loc) / scale)[orders]
             both = fitted(lambda r: _prequential(x, scores, r), 1 + dim)
             rho, others = both[0], both[1:]
-        return _Fit(rho, others, x_scale, loc, scale)
+        return CopulaFit(rho, others, x_scale, loc, scale)
 
 
 def _step(i: int, x: Tensor, xi: Tensor, rho_x: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
 
     @property
     def scale_posterior(self) -> Distribution:
-        """p(σ² | y): `mean`, `variance`, `icdf`, `sample`, `log_prob`; a mixture over draws."""
+        """The law of σ² given the data, with `mean`, `icdf` and all; a mixture over draws."""
         if self.vectors is None:
             return scale_law(self.scale_prior, self.solution.summary)
         summaries = _stacked([solution.summary for solution in self._solutions()])
