@@ -59,7 +59,7 @@ def invert(
         method: `"nuts"`, `"hmc"` (all chains at once) or `"svi"` (a Gaussian guide).
         num_chains: chains; SVI returns one, of independent draws.
         num_samples: draws kept per chain.
-        num_warmup: steps before the first draw, 200 by default.
+        num_warmup: steps before the first draw, 150 by default.
         seed: of everything random.
         model_error: `"validation"`, a `ModelError`, or `None` to trust the network.
         exact_correction: see above.
@@ -114,7 +114,7 @@ def invert_many(
         noise_sd: of the measurement noise, in all of them.
         num_chains: chains for each.
         num_samples: draws kept per chain.
-        num_warmup: steps before the first draw, 200 by default.
+        num_warmup: steps before the first draw, 150 by default.
         seed: of everything random.
         model_error: as for `invert`.
         exact_correction: as for `invert`; `None` by default.
