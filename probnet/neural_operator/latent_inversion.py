@@ -15,6 +15,7 @@ from probnet.neural_operator.finishing import Case, Sampled, finish
 from probnet.neural_operator.inverse_posterior import InversePosterior
 from probnet.neural_operator.latent import (
     LatentTarget,
+    Modes,
     Whitened,
     find_modes,
     latent_target,
@@ -27,6 +28,7 @@ from probnet.neural_operator.model_error import ModelError
 from probnet.neural_operator.observations import check_observations
 
 CORRECTIONS = ("psis", "delayed_acceptance")
+_PROBLEMS_AT_ONCE = 4  # Jacobians of all of them would not fit into memory
 
 
 def invert_model(
@@ -158,5 +160,9 @@ def _prepare(
     model: LatentModel, cases: Sequence[Case], num_chains: int, seed: int
 ) -> tuple[LatentTarget, Whitened, Tensor]:
     target = _target(model, cases)
-    modes = find_modes(target, seed=seed)
+    parts = [
+        find_modes(_target(model, cases[i : i + _PROBLEMS_AT_ONCE]), seed=seed)
+        for i in range(0, len(cases), _PROBLEMS_AT_ONCE)
+    ]
+    modes = Modes(*(torch.cat(part) for part in zip(*parts, strict=True)))
     return target, whiten(target, modes), starting_points(modes, num_chains, seed=seed)

@@ -72,6 +72,7 @@ def sample_one(
             dims=dims,
             **settings | options,
         )
+    settings = {**_WHITENED, "target_accept_prob": _ACCEPT[method], **options}
     return inference.sample(
         target,
         method=method,
@@ -82,7 +83,7 @@ def sample_one(
         init={_SITE: start},
         progress=progress,
         dims=dims,
-        **{**_WHITENED, "target_accept_prob": _ACCEPT[method], **options},
+        **settings,
     )
 
 
