@@ -12,6 +12,9 @@ from probnet.neural_operator.latent_inversion import invert_model, invert_models
 from probnet.neural_operator.latent_model import LatentModel
 from probnet.neural_operator.model_error import ModelError
 
+# runs are as short as the tests allow, and R-hat of so few draws is noisy
+pytestmark = pytest.mark.filterwarnings("ignore:the chains disagree:inference.InferenceWarning")
+
 DIM, NODES, NOISE_SD, LIMIT = 3, 6, 0.3, 4.5
 SENSORS = torch.tensor([[0.2], [0.4], [0.8], [1.0]], dtype=torch.float64)
 
