@@ -61,8 +61,11 @@ class PooledBackbone(nn.Module):
         """What `features` needs of the points `(B, N, x_dim)`: nothing."""
         return x
 
-    def features(self, queries: Tensor, memory: PooledMemory) -> Tensor:
-        """Features `(B, S, 1, feature_dim)` for all points."""
+    def features(
+        self, queries: Tensor, memory: PooledMemory, *, complete: bool = False
+    ) -> Tensor:
+        """Features `(B, S, 1, feature_dim)`, the same at all points; only `memory` matters."""
+        del queries, complete
         return (memory.total / memory.size.clamp_min(1)).unsqueeze(-2)
 
 
@@ -141,13 +144,22 @@ class AttentiveBackbone(nn.Module):
         """Projected queries `(B, 1, N, width)` of the points `(B, N, x_dim)`."""
         return self.cross_attention.query(self.locate(x)).unsqueeze(1)
 
-    def features(self, queries: Tensor, memory: AttentiveMemory) -> Tensor:
-        """Features `(B, S, N, feature_dim)`."""
+    def features(
+        self, queries: Tensor, memory: AttentiveMemory, *, complete: bool = False
+    ) -> Tensor:
+        """Features `(B, S, N, feature_dim)`.
+
+        Args:
+            queries: from `queries`.
+            memory: of the sets.
+            complete: every entry is known to be a point, so that no mask is needed.
+        """
+        mask = None if complete else memory.mask
         hidden = self.self_attention.attend(
-            memory.self_query, memory.self_key, memory.self_value, memory.mask
+            memory.self_query, memory.self_key, memory.self_value, mask
         )
         values = self.cross_attention.value(hidden)
-        return self.cross_attention.attend(queries, memory.cross_key, values, memory.mask)
+        return self.cross_attention.attend(queries, memory.cross_key, values, mask)
 
 
 Backbone = PooledBackbone | AttentiveBackbone

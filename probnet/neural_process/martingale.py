@@ -161,8 +161,11 @@ class MartingaleProcess(BackboneProcess):
         num_alone = min(self.pseudo_functions or num_functions, num_functions)
         alone = type(pseudo)(*(part[:, :num_alone] for part in pseudo))
         queries = backbone.queries(tasks.x)
-        memories = (backbone.join(encoding.memory, pseudo), encoding.memory, alone)
-        features = [backbone.features(queries, memory) for memory in memories]
+        features = [
+            backbone.features(queries, backbone.join(encoding.memory, pseudo)),
+            backbone.features(queries, encoding.memory),
+            backbone.features(queries, alone, complete=True),
+        ]
         outputs = self.decoder(tasks.x, torch.cat(features, dim=1))
         logs = self.log_densities(outputs, tasks)
         full, base, only = logs.split([num_functions, 1, num_alone], dim=1)

@@ -14,14 +14,23 @@ from probnet.datasets import GPTasks
 from probnet.neural_process import CANP, CNP, MPANP, MPNP
 from probnet.neural_process.base import TrainingTasks
 
-ROUNDS, STEPS = 7, 4
+POINTS, ROUNDS, STEPS = 50, 8, 2
+
+
+def padded(tasks):
+    """All sets with `POINTS` entries."""
+    parts = []
+    for part in tasks:
+        missing = part.new_zeros(len(part), POINTS - part.shape[1], *part.shape[2:])
+        parts.append(torch.cat([part, missing], dim=1))
+    return TrainingTasks(*parts)
 
 
 def step_of(model, terms=None):
     """A function that takes one step on fixed tasks: objective, gradient, AdamW."""
     model.initialise(0)
     tasks = GPTasks(kernel="rbf", seed=0)
-    batch = TrainingTasks.of(tasks.batch(16, tasks.generator()), bucketed=True)
+    batch = padded(TrainingTasks.of(tasks.batch(16, tasks.generator())))
     stream = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 

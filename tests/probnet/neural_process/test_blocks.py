@@ -63,6 +63,15 @@ def test_attention_without_a_valid_key_is_zero_and_has_finite_gradients():
     assert k.grad[1].eq(0).all()
 
 
+@pytest.mark.parametrize("num_keys", [1, 32, 33])
+def test_a_mask_of_points_only_changes_nothing(num_keys):
+    """Few unmasked keys, many of them and masked ones are handled by different code."""
+    block = drawn(MAB(8, 8, 8, 8, num_heads=2))
+    q, k = normal(3, 5, 8), normal(3, num_keys, 8, seed=1)
+    everywhere = torch.ones(3, num_keys, dtype=torch.bool)
+    torch.testing.assert_close(block(q, k, k), block(q, k, k, everywhere), rtol=1e-5, atol=1e-5)
+
+
 def test_leading_axes_of_queries_and_keys_broadcast():
     block = drawn(MAB(8, 8, 8, 8, num_heads=2))
     query, key = normal(3, 1, 4, 8), normal(3, 6, 5, 8, seed=1)
