@@ -103,6 +103,18 @@ class Problem(ABC):
 
         return candidate
 
+    def given_values(self, inputs: Tensor) -> Tensor | None:
+        """`coefficients` `(*batch, k)` unchecked, if `ansatz` is linear in them; else None.
+
+        A subclass whose given values depend on the input says so here. Decoded inputs are
+        good by construction, and samplers cannot branch on their values.
+
+        Args:
+            inputs: as `coefficients` takes them.
+        """
+        del inputs
+        return None
+
     @abstractmethod
     def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:
         """The map of nodal values `(*batch, *solution_shape)` to those `(*batch, n)` at points.

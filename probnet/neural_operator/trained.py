@@ -166,8 +166,14 @@ class TrainedOperator(Posterior, family="neural_operator"):
         return self._solution(z, coefficients, self._points(points))
 
     def coefficients(self, latents: Tensor) -> Tensor:
-        """C(z) of û(ξ; z) = ⟨T(ξ), C(z)⟩ + t(ξ), (B, num_features); differentiable."""
-        return self.networks.solution_decoder.coefficients(self._latents(latents))
+        """C(z) of û(ξ; z) = ⟨T(ξ), C(z)⟩ + t(ξ), (B, num_features); differentiable.
+
+        Where given values depend on the input, the problem's coefficients of a(z) come last.
+        """
+        z = self._latents(latents)
+        branch = self.networks.solution_decoder.coefficients(z)
+        given = self.problem.given_values(self.decode_input(z))
+        return branch if given is None else torch.cat([branch, given], -1)
 
     def readout(self, points: Values | None = None) -> Readout:
         """T and t at points (n, d_x), mollifier and lifting included.
@@ -178,11 +184,16 @@ class TrainedOperator(Posterior, family="neural_operator"):
         self._check_scalar("a readout")
         where = self._points(points)
         _, features = self._at(where)
-        mollifier = self.problem.mollifier(where)
+        mollifier, lifting = self.problem.mollifier(where), self.problem.lifting(where)
         decoder: Any = self.networks.solution_decoder
-        bias = decoder.bias
-        offset = mollifier * bias + self.problem.lifting(where)
-        return Readout(mollifier[:, None] * features, offset)
+        features, offset = mollifier[:, None] * features, mollifier * decoder.bias + lifting
+        given = self.problem.given_values(self.validation[:1])
+        if given is not None:
+            unit = torch.eye(given.shape[-1], dtype=torch.float64)
+            without = torch.zeros(len(unit), len(where), dtype=torch.float64)
+            added = self.problem.ansatz(where)(without, unit) - lifting
+            features = torch.cat([features, added.T], 1)
+        return Readout(features, offset)
 
     def to_latent(self, base: Tensor) -> Tensor:
         """The latents of base vectors w ~ N(0, I), (B, latent_dim); differentiable."""
