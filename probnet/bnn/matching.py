@@ -20,7 +20,6 @@ from probnet.bnn.measurement import Grid, MeasurementSet
 from probnet.bnn.networks import BayesianMLP, BayesianNetwork
 from probnet.bnn.objectives import (
     energy_distance,
-    gaussian_w2,
     has_wide_limit,
     minimise_lbfgs,
     nngp_covariance,
@@ -32,7 +31,9 @@ from probnet.bnn.quality import COVARIANCE_LIMIT, MatchReport, compare, one_outp
 from probnet.bnn.random_features import RandomFeaturePrior
 from probnet.bnn.registry import family_prior
 from probnet.bnn.targets import Target, cholesky
+from probnet.linalg import gaussian_w2
 
+_EIGENVALUE_FLOOR = 1e-9
 OBJECTIVES = ("energy", "gaussian_w2", "sampled_w2", "wasserstein1")
 _START_STD = 1.3132616875182228  # softplus(1), where the paper starts
 _START_CONCENTRATIONS = (3.0, 10.0, 30.0)
@@ -200,7 +201,9 @@ def _match_gaussian(
 
         def limit(free: dict[str, Tensor]) -> Tensor:
             covariance = nngp_covariance(cast(BayesianMLP, network), free, x)
-            return gaussian_w2(covariance, factor) / len(x) + penalty(free)
+            return gaussian_w2(covariance, factor, floor=_EIGENVALUE_FLOOR) / len(x) + penalty(
+                free
+            )
 
         log_stds, loss, evaluations = minimise_lbfgs(limit, log_stds, max_steps=_LBFGS_STEPS)
     shallow = isinstance(network, BayesianMLP) and len(network.hidden) <= 1

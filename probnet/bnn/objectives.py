@@ -16,23 +16,10 @@ from probnet.bnn.networks import BayesianMLP, BayesianNetwork
 from probnet.kernels import NNGPKernel, mlp
 from probnet.kernels.neural import Architecture
 
-_EIGENVALUE_FLOOR = 1e-9
 _FIRST_PENALTY, _PENALTY, _PENALTY_SCALE = 0.02, 0.002, 1.5
 _LOG_STD_BOUND = 7.0
 
 Free = dict[str, Tensor]
-
-
-def gaussian_w2(covariance: Tensor, factor: Tensor) -> Tensor:
-    r"""Squared 2-Wasserstein distance of N(0, K) and N(0, LLᵀ): tr K + tr LLᵀ - 2 tr (LᵀKL)^½.
-
-    Args:
-        covariance: K, `(M, M)`; may be indefinite by rounding.
-        factor: L, `(M, M)`.
-    """
-    eigenvalues = torch.linalg.eigvalsh(factor.mT @ covariance @ factor)
-    overlap = eigenvalues.clamp_min(_EIGENVALUE_FLOOR).sqrt().sum()
-    return covariance.trace() + factor.square().sum() - 2 * overlap
 
 
 def sampled_w2(functions: Tensor, factor: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from probnet.bnn.networks import BayesianMLP
-from probnet.bnn.objectives import energy_distance, gaussian_w2, nngp_covariance
+from probnet.bnn.objectives import energy_distance, nngp_covariance
 from probnet.bnn.priors import GaussianPrior, WeightPrior
 from probnet.bnn.targets import Target, cholesky
+from probnet.linalg import gaussian_w2
 
 _NUM_FUNCTIONS, _NUM_ENERGY = 4096, 1000
 COVARIANCE_LIMIT = 0.3

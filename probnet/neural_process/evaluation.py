@@ -22,6 +22,8 @@ from inference.errors import warn
 from inference.rng import scoped_seed
 from probnet.datasets import TaskBatch
 from probnet.metrics import crps_ensemble, crps_mixture
+from probnet.neural_process.function_distance import NUM_POINTS, function_distances
+from probnet.neural_process.oracle import ConditionedOracle
 
 if TYPE_CHECKING:
     from probnet.neural_process.posterior import NeuralProcessPosterior
@@ -39,7 +41,9 @@ class Evaluation:
         scores: by name: `target_pointwise`, `context_pointwise`, `task_pointwise` (nats per
             point); for models with functions `target_joint`, `task_joint`, and `function_sd`,
             the mean over points of sd_k μ_k; with an oracle `oracle_pointwise`,
-            `oracle_joint` of the targets, and `gap_pointwise`, `gap_joint`, oracle minus model.
+            `oracle_joint` of the targets, and `gap_pointwise`, `gap_joint`, oracle minus model;
+            with `oracle()` and one-dimensional inputs `function_w2` and `function_w2_exact`
+            at 50 points, see `function_distances`.
         standard_errors: of the scores.
         coverage: share of targets inside central intervals, by level.
         pit_ks: Kolmogorov-Smirnov distance of the targets' PIT values from uniform.
@@ -90,7 +94,10 @@ def evaluate(
         )
         scores = _likelihoods(law, chunk, sampled=sampled)
         if oracle is not None:
-            scores |= _oracle_scores(oracle, chunk, scores)
+            exact = oracle.condition(chunk.xc, chunk.yc, mask=chunk.mask_c)
+            scores |= _oracle_scores(exact, chunk, scores)
+            if sampled and isinstance(exact, ConditionedOracle) and chunk.x.shape[-1] == 1:
+                scores |= function_distances(posterior, exact, _grid(tasks), seed=seed)
         if sampled:
             spread = law.laws.mean.std(0, correction=0).mean(-1)
             scores["function_sd"] = _mean(spread, chunk.mask)
@@ -125,10 +132,9 @@ def _likelihoods(law: Any, tasks: TaskBatch, *, sampled: bool) -> dict[str, Tens
 
 
 def _oracle_scores(
-    oracle: Any, tasks: TaskBatch, scores: Mapping[str, Tensor]
+    exact: Any, tasks: TaskBatch, scores: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Those of the exact predictive at the targets, and what the model lacks of them."""
-    exact = oracle.condition(tasks.xc, tasks.yc, mask=tasks.mask_c)
     law = exact.predict(tasks.xt, mask=tasks.mask_t)
     found = {"oracle_pointwise": _mean(law.log_prob(tasks.yt), tasks.mask_t)}
     found["gap_pointwise"] = found["oracle_pointwise"] - scores["target_pointwise"]
@@ -168,6 +174,12 @@ def _crps(law: Any, tasks: TaskBatch) -> float:
     with scoped_seed(0):
         draws = law.sample((_CRPS_DRAWS,))
     return crps_ensemble(y, draws[:, valid])
+
+
+def _grid(tasks: TaskBatch) -> Tensor:
+    """Equidistant points over all inputs of the tasks, `(NUM_POINTS, 1)`."""
+    x = tasks.x[tasks.mask]
+    return torch.linspace(float(x.min()), float(x.max()), NUM_POINTS, dtype=x.dtype)[:, None]
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ import torch
 from torch.distributions import Normal
 
 from inference import InferenceWarning
+from inference.rng import scoped_seed
 from probnet.datasets import GPTasks, TaskBatch
 from probnet.neural_process import oracle
+from probnet.neural_process.function_distance import function_distances
 
 
 def tasks(num_tasks=12):
@@ -133,3 +135,39 @@ def test_a_stream_stands_for_its_test_split(small, pretend):
     assert first.scores == trained.evaluate(tasks()).scores
     with pytest.raises(TypeError, match="must be a batch or a stream"):
         trained.evaluate((torch.zeros(3, 1), torch.zeros(3, 1)))
+
+
+class FromOracle:
+    """A 'process' whose functions are exact, from another stream of the generator."""
+
+    def __init__(self, exact, scale=1.0):
+        self.exact, self.scale = exact, scale
+
+    def sample_functions(self, x, n, *, seed):
+        law = self.exact.predict(x.expand(2, *x.shape), observation=False)
+        with scoped_seed(seed + 1):
+            draws = law.sample((n,))
+        return law.mean + self.scale * (draws - law.mean)
+
+
+def test_distance_of_functions_from_the_exact_posterior():
+    xc = torch.tensor([[[-1.0], [0.5]], [[0.0], [1.5]]], dtype=torch.float64)
+    yc = torch.tensor([[[0.3], [-0.2]], [[0.9], [0.1]]], dtype=torch.float64)
+    exact = oracle("rbf", lengthscale=0.5, amplitude=0.8).condition(xc, yc)
+    x = torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
+    right = function_distances(FromOracle(exact), exact, x, seed=3)
+    # 200 functions miss the moments by about 1/sqrt(200) of the sd, at most 0.8
+    assert bool((right["function_w2"] < 0.12).all())
+    torch.testing.assert_close(
+        right["function_w2"], right["function_w2_exact"], rtol=0.5, atol=0.0
+    )
+    # N(m, K) and N(m, K/4) are tr(K)/4 apart
+    narrow = function_distances(FromOracle(exact, 0.5), exact, x, seed=3)["function_w2"]
+    variance = exact.predict(x.expand(2, 50, 1), observation=False).variance[..., 0]
+    torch.testing.assert_close(narrow, (variance.mean(-1) / 4).sqrt(), rtol=0.15, atol=0.0)
+
+
+def test_evaluation_with_an_oracle_has_the_distance_of_functions(small, pretend):
+    exact = oracle("rbf", integrate=True, num_grid=4)
+    found = pretend(small("MPNP")).evaluate(tasks(4), oracle=exact, num_functions=8)
+    assert found.scores["function_w2"] > 2 * found.scores["function_w2_exact"] > 0
