@@ -1,6 +1,7 @@
-"""Linear algebra of Gaussian laws: Cholesky factors, Kronecker sums, Wasserstein."""
+"""Linear algebra of Gaussian laws: factors, covariances, distances."""
 
 from probnet.linalg.cholesky import EquilibratedCholesky, jittered_cholesky
+from probnet.linalg.covariance import shrunk_covariance
 from probnet.linalg.kronecker import KroneckerSum, mode_product
 from probnet.linalg.wasserstein import gaussian_w2
 
@@ -10,4 +11,5 @@ __all__ = [
     "gaussian_w2",
     "jittered_cholesky",
     "mode_product",
+    "shrunk_covariance",
 ]

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from inference._checks import check_choice, check_integer
 from inference.rng import Stream, scoped_seed, stream_seed
 from probnet._checks import as_tensor
+from probnet.linalg import shrunk_covariance
 
 FLOWS = ("gaussian", "nsf", "realnvp")
 _BATCH = 256
@@ -178,7 +178,7 @@ def _take_moments(prior: LatentPrior, latents: Tensor) -> None:
     wide = latents.double()
     matrix = wide.T.cov()
     if len(wide) < _FEW * wide.shape[1]:
-        matrix = torch.from_numpy(ledoit_wolf(wide.numpy())[0])
+        matrix, _ = shrunk_covariance(wide - wide.mean(0))
     jitter = _JITTER * matrix.diagonal().mean() + torch.finfo(torch.float32).tiny
     matrix = matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype)
     prior.mean.copy_(wide.mean(0))

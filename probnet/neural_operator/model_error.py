@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from probnet._checks import check_shape
+from probnet.linalg import shrunk_covariance
 
 Observe = Callable[[Tensor], Tensor]
 """Nodal values (batch, num_nodes) to values at the sensors (batch, num_sensors)."""
@@ -47,11 +47,11 @@ class ModelError:
         """
         values = observe(self.errors)
         mean = values.mean(0)
-        covariance, shrinkage = ledoit_wolf((values - mean).numpy(), assume_centered=True)
+        covariance, shrinkage = shrunk_covariance(values - mean)
         return SensorError(
             mean=mean,
-            covariance=torch.from_numpy(covariance),
-            shrinkage=float(shrinkage),
+            covariance=covariance,
+            shrinkage=shrinkage,
             at_sensors=values - mean,
             at_nodes=self.errors,
         )

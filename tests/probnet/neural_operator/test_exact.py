@@ -35,6 +35,8 @@ def test_a_decoder_with_parameters_leaves_no_graph():
 
 
 def test_coarser_problems_where_the_mesh_allows():
-    assert [p.mesh for p in coarser(Darcy2D(mesh=(8, 6)))] == [(4, 3)]
-    assert coarser(Darcy2D(mesh=(7, 6))) == []
-    assert [p.mesh for p in coarser(Burgers(mesh=(8, 4)))] == [(4, 2)]
+    assert [p.mesh for p in coarser(Darcy2D(mesh=(56, 56)))] == [(14, 14), (28, 28)]
+    assert [p.mesh for p in coarser(Darcy2D(mesh=(16, 8)))] == [(8, 4)]
+    assert coarser(Darcy2D(mesh=(8, 6))) == []  # a mesh of 4 x 3 knows too little
+    assert coarser(Darcy2D(mesh=(15, 16))) == []
+    assert [p.mesh for p in coarser(Burgers(mesh=(16, 8)))] == [(8, 4)]
