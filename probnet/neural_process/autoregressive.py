@@ -144,7 +144,8 @@ class Autoregressive:
         return self.network.encode(x, y, context.mask.repeat(copies, 1))
 
     def _law(self, encoding: Any, x: Tensor) -> Any:
-        return self.network.head.law(self.network.decode(encoding, x)[:, 0])
+        law = self.network.head.law(self.network.decode(encoding, x)[:, 0])
+        return self.posterior.trained.calibration.base_law(law)
 
 
 def _orders(count: int, size: int, stream: Generator) -> Tensor:

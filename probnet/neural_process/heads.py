@@ -144,6 +144,24 @@ def location(law: Any) -> Tensor:
     return law.loc if isinstance(law, (Normal, StudentT)) else law.mean
 
 
+def scaled(law: Any, centre: Tensor, factor: float) -> Any:
+    """A head's law moved to another centre, its noise being multiplied by a factor.
+
+    Args:
+        law: with centre m, see `location`.
+        centre: the new one, of the shape of m.
+        factor: > 0.
+    """
+    if isinstance(law, Normal):
+        return Normal(centre, factor * law.scale, validate_args=False)
+    if isinstance(law, StudentT):
+        return StudentT(law.df, centre, factor * law.scale, validate_args=False)
+    normal = law.component_distribution
+    offset = factor * (normal.loc - law.mean.unsqueeze(-1))
+    parts = Normal(centre.unsqueeze(-1) + offset, factor * normal.scale, validate_args=False)
+    return GaussianMixture(law.mixture_distribution, parts, validate_args=False)
+
+
 def transformed(law: Any, move: Callable[[Tensor], Tensor]) -> Distribution:
     """A head's law with every parameter tensor passed through `move`, such as `t.double()`."""
     if isinstance(law, Normal):

@@ -30,6 +30,7 @@ class NeuralRule(PredictiveRule[Any]):
 
     def __init__(self, trained: TrainedProcess) -> None:
         self.network, self.x_range = trained.network, trained.x_range
+        self._calibration = trained.calibration
         if not self.network.conditional:
             raise ValueError(
                 f"{type(self.network).__name__} has no one-step predictive in one pass: its "
@@ -48,7 +49,8 @@ class NeuralRule(PredictiveRule[Any]):
         """See `PredictiveRule.predict`."""
         num_paths = _num_paths(state)
         outputs = self.network.decode(state, x.expand(num_paths, *x.shape[1:]).float())
-        law = transformed(self.network.head.law(outputs[:, 0]), Tensor.double)
+        law = self._calibration.base_law(self.network.head.law(outputs[:, 0]))
+        law = transformed(law, Tensor.double)
         return Independent(law, 1, validate_args=False)
 
     @torch.no_grad()

@@ -98,9 +98,8 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
         network = self.trained.network
         if not network.conditional:
             raise ValueError(f"{type(network).__name__} predicts by functions only.")
-        with torch.no_grad():
-            outputs = network.decode(self._encoding, self._points(x).float())
-        return ProcessPredictive(self._law(outputs.transpose(0, 1)), self._no_functions())
+        law = self.trained.calibration.base_law(self._network_base(self._points(x)))
+        return ProcessPredictive(law, self._no_functions())
 
     def function_laws(
         self, x: Values, *, num_functions: int = 50, seed: int = 0
@@ -129,7 +128,8 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
                 network.decode(network.sample(self._encoding, some), points)
                 for some in noise.split(_FUNCTIONS_AT_ONCE, dim=1)
             ]
-        return self._law(torch.cat(parts, dim=1).transpose(0, 1))
+        law = self._law(torch.cat(parts, dim=1).transpose(0, 1))
+        return self.trained.calibration.function_law(law, lambda: self._network_base(points))
 
     def sample_functions(self, x: Values, n: int, *, seed: int = 0) -> Tensor:
         """Functions of the posterior `(n, m, y_dim)`, or `(n, B, m, y_dim)` for B tasks.
@@ -229,6 +229,12 @@ class NeuralProcessPosterior(Posterior, family="neural_process"):
             return self.trained.network.encode(
                 context.x.float(), context.y.float(), context.mask
             )
+
+    def _network_base(self, points: Tensor) -> Any:
+        """p_0 as the network has it, with an axis of one function."""
+        with torch.no_grad():
+            outputs = self.trained.network.decode(self._encoding, points.float())
+        return self._law(outputs.transpose(0, 1))
 
     def _points(self, x: Values) -> Tensor:
         return check_points(self.trained.network, x, self.context)

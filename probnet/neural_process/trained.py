@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -16,6 +16,7 @@ from probnet._archive import PosteriorState
 from probnet._checks import Values
 from probnet.datasets import TaskBatch, TaskStream
 from probnet.neural_process.base import NeuralProcess, model_from_config
+from probnet.neural_process.calibration import Calibration, calibrate
 from probnet.neural_process.evaluation import Evaluation, evaluate
 from probnet.neural_process.inputs import check_context
 from probnet.neural_process.neural_rule import NeuralRule
@@ -37,6 +38,7 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
         loss_curve: training loss, means of at most 1000 blocks of steps.
         method: optimiser.
         diagnostics: settings, steps taken, tasks seen, final loss.
+        calibration: factors of the uncertainty, from `calibrate`.
     """
 
     network: NeuralProcess
@@ -45,6 +47,7 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
     loss_curve: Tensor
     method: str
     diagnostics: Mapping[str, Any]
+    calibration: Calibration = field(default_factory=Calibration)
 
     def condition(
         self,
@@ -115,10 +118,7 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
         Raises:
             TypeError: if `tasks` is neither.
         """
-        if isinstance(tasks, TaskStream):
-            tasks = tasks.split("test", check_integer("num_tasks", num_tasks, 1))
-        if not isinstance(tasks, TaskBatch):
-            raise TypeError(f"`tasks` must be a batch or a stream; got {type(tasks).__name__}.")
+        batch = _tasks(tasks, "test", num_tasks)
         check_integer("num_functions", num_functions, 1)
 
         def condition(chunk: TaskBatch) -> NeuralProcessPosterior:
@@ -126,12 +126,45 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
 
         return evaluate(
             condition,
-            tasks,
+            batch,
             oracle=oracle,
             num_functions=num_functions,
             batch_size=batch_size,
             seed=seed,
         )
+
+    def calibrate(
+        self,
+        tasks: TaskBatch | TaskStream,
+        *,
+        num_tasks: int = 256,
+        num_functions: int = 50,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> TrainedProcess:
+        """This process with its uncertainty scaled to that of validation tasks.
+
+        The noise of p_0, the noise of p_k, and how far functions are from the base prediction
+        each get one factor, those with the highest log-likelihood of the targets.
+
+        Args:
+            tasks: the tasks, or a stream, whose validation split is then used. Not those that
+                the process is evaluated on.
+            num_tasks: how many of the validation split.
+            num_functions: K.
+            batch_size: tasks at once.
+            seed: of the functions.
+
+        Raises:
+            TypeError: if `tasks` is neither.
+        """
+        batch = _tasks(tasks, "valid", num_tasks)
+        check_integer("num_functions", num_functions, 1)
+        plain = replace(self, calibration=Calibration())
+        found = calibrate(
+            plain, batch, num_functions=num_functions, batch_size=batch_size, seed=seed
+        )
+        return replace(self, calibration=found)
 
     def predict(self, x: Any, *, observation: bool = True, joint: bool = False) -> NoReturn:
         """Not without a context: condition first."""
@@ -156,6 +189,7 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
             "network": self.network.config(),
             "x_range": None if self.x_range is None else list(self.x_range),
             "max_points": self.max_points,
+            "calibration": list(self.calibration),
         }
         weights = {f"weights.{n}": t for n, t in self.network.state_dict().items()}
         return PosteriorState(
@@ -182,6 +216,7 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
             loss_curve=state.tensors["loss_curve"],
             method=state.method,
             diagnostics=state.diagnostics,
+            calibration=Calibration(*state.config.get("calibration", ())),
         )
 
     @property
@@ -220,3 +255,11 @@ class TrainedProcess(Posterior, family="neural_process.trained"):
                 f"{trained_with}, and its law depends on their number: validate anew, or train "
                 f"with generator='definetti'."
             )
+
+
+def _tasks(tasks: Any, split: str, num_tasks: int) -> TaskBatch:
+    if isinstance(tasks, TaskStream):
+        tasks = tasks.split(split, check_integer("num_tasks", num_tasks, 1))
+    if not isinstance(tasks, TaskBatch):
+        raise TypeError(f"`tasks` must be a batch or a stream; got {type(tasks).__name__}.")
+    return tasks
