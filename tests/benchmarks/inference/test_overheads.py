@@ -2,7 +2,6 @@
 
 import io
 import time
-from statistics import median
 
 import pyro
 import pyro.distributions as dist
@@ -34,21 +33,24 @@ class Terminal(io.StringIO):
 
 @pytest.mark.benchmark
 def test_checkpoints_and_progress(tmp_path, monkeypatch):
-    """Floors: 5 % for a checkpoint about every ten seconds, 1 % for the bar."""
-    steps, ratios = 60_000, {"checkpoint": [], "progress bar": []}
-    for turn in range(3):
-        plain = seconds(steps, progress=False)
-        saved = seconds(steps, progress=False, checkpoint=tmp_path / f"run-{turn}")
-        with monkeypatch.context() as patch:
-            patch.setattr("sys.stderr", Terminal())
-            shown = seconds(steps, progress=True)
-        ratios["checkpoint"].append(saved / plain - 1)
-        ratios["progress bar"].append(shown / plain - 1)
+    """Floors: 5 % for a checkpoint about every ten seconds, 1 % for the bar.
+
+    Each way is run four times in turn, and its fastest run counts: what else the machine does
+    can only slow a run down, and by more than what is measured here.
+    """
+    monkeypatch.setattr("sys.stderr", Terminal())
+    taken = {"plain": [], "checkpoint": [], "progress bar": []}
+    for turn in range(4):
+        taken["plain"].append(seconds(60_000, progress=False))
+        saved = {"checkpoint": tmp_path / f"run-{turn}"}
+        taken["checkpoint"].append(seconds(60_000, progress=False, **saved))
+        taken["progress bar"].append(seconds(60_000, progress=True))
+    ratios = {name: min(values) / min(taken["plain"]) - 1 for name, values in taken.items()}
     print()
-    for name, values in ratios.items():
-        print(f"{name}: {median(values):+.2%} of {plain:.1f} CPU-s {values}")
-    assert median(ratios["checkpoint"]) <= 0.05
-    assert median(ratios["progress bar"]) <= 0.01
+    for name, values in taken.items():
+        print(f"{name}: {ratios[name]:+.2%}, CPU-s", *(f"{value:.2f}" for value in values))
+    assert ratios["checkpoint"] <= 0.05
+    assert ratios["progress bar"] <= 0.01
 
 
 def model(x, y):

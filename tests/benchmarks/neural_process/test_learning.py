@@ -221,6 +221,6 @@ TEXT = (
     "or factored point after point (AR, two orders). Differences are paired, with standard "
     "errors over tasks. `floor`: σ >= 0.1, as published, which caps the "
     "density at 1.3836 nats; `free`: σ >= 0.001. `calibrated`: three factors from 256 "
-    "validation tasks. W2 is the Gaussian Wasserstein distance per point of 200 functions from the "
-    "integrated oracle, on {functions} test tasks; in brackets that of 200 exact functions."
+    "validation tasks. W2 is the Gaussian Wasserstein distance per point of 200 functions from "
+    "the integrated oracle, on {functions} test tasks; in brackets that of 200 exact functions."
 )
