@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from inference.plan import Store
 
 _FORMAT = 1
 _SECONDS = 10.0
+_CODES = {"f": "F", "i": "I", "u": "U", "b": "BOOL"}  # of safetensors, by NumPy's kinds
 
 
 class Tensors(dict[str, Tensor]):
@@ -98,12 +98,12 @@ class Checkpoint:
     def save(self, snapshot: Snapshot, stores: Mapping[str, Store]) -> None:
         """Write what is new, then make it count."""
         fresh = {
-            f"{name}.{variable}": np.ascontiguousarray(array[:, self._stored.get(name, 0) :])
+            f"{name}.{variable}": array[:, self._stored.get(name, 0) :]
             for name, store in stores.items()
             for variable, array in store.finished(store.filled).items()
         }
         if fresh:
-            _write(self._path / _part(self._parts), save_arrays(fresh))
+            _write(self._path / _part(self._parts), _pieces(fresh))
             self._parts += 1
             self._stored = {name: store.filled for name, store in stores.items()}
         position = {
@@ -218,11 +218,33 @@ def _part(number: int) -> str:
     return f"draws-{number:06d}.safetensors"
 
 
-def _write(path: Path, content: bytes) -> None:
+def _pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[memoryview | bytes]:
+    """The content of a safetensors file of arrays (chain, ...), chain by chain.
+
+    A library that returns it in one piece would copy draws twice, which costs as much as
+    writing them.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):  # aligned
+        start, end = end, end + array.nbytes
+        code = _CODES[array.dtype.kind] + (
+            "" if array.dtype.kind == "b" else str(8 * array.itemsize)
+        )
+        header[name] = {"dtype": code, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in header:
+        for chain in arrays[name]:
+            yield np.ascontiguousarray(chain).data if chain.size else b""
+
+
+def _write(path: Path, content: bytes | Iterable[memoryview | bytes]) -> None:
     """Write a file so that it is there as a whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        file.write(content)
+        file.writelines([content] if isinstance(content, bytes) else content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -154,9 +154,9 @@ class Monitor:
         found: dict[str, str] = {}
         if draws.filled >= _ESS_DRAWS:
             values = next(iter(draws.finished(draws.filled).values()))
-            alive = values[self.alive.numpy(force=True)]
-            some = alive.reshape(*alive.shape[:2], -1)[..., :_ESS_SCALARS]
-            some = some[:, :: max(1, some.shape[1] // _ESS_MOST)]
+            scalars = values.reshape(*values.shape[:2], -1)[..., :_ESS_SCALARS]
+            thinned = scalars[:, :: max(1, scalars.shape[1] // _ESS_MOST)]
+            some = thinned[self.alive.numpy(force=True)]  # the only copy: draws are many
             found["ess"] = f"{diagnostics.ess(some).min():.0f}"
         if self.died_at:
             found["frozen"] = str(len(self.died_at))

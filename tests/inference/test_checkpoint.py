@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 import inference
 from inference import LogDensity
+from inference.checkpoint import _pieces, _write
 
 # The runs are too short to be good; whether they are the same is what matters.
 pytestmark = pytest.mark.filterwarnings("ignore::inference.InferenceWarning")
@@ -286,3 +288,22 @@ def test_fewer_draws_than_there_are_and_longer_cycles_are_refused(tmp_path):
     run(tmp_path / "cycles", **CASES["cyclical"])
     with pytest.raises(ValueError, match="its cycles would"):
         inference.resume(tmp_path / "cycles", regression(), (X, Y), num_samples=80)
+
+
+def test_files_of_draws_are_what_the_library_would_write(tmp_path):
+    """Slices of larger arrays, of every kind that is stored."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "draws.w": random.normal(size=(3, 8, 2))[:, 3:],
+        "sample_stats.diverging": random.random((3, 8))[:, 3:] > 0.5,
+        "sample_stats.lp": random.normal(size=(3, 8)).astype(np.float32)[:, 3:],
+        "sample_stats.n_steps": random.integers(9, size=(3, 8))[:, 3:],
+        "draws.none": np.empty((3, 5, 0)),
+    }
+    path = tmp_path / "draws.safetensors"
+    _write(path, _pieces(arrays))
+    found = load_file(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
