@@ -21,6 +21,7 @@ from statistics import median
 
 import numpy as np
 import pytest
+from benchmarks.inference.tasks import BUDGET
 
 import inference
 from inference.rng import scoped_seed
@@ -136,10 +137,10 @@ def run_ours(task, num_steps, **options):
     return draws, (after - before) * most / (most - short)
 
 
-def suggest(task, bias_of="directions", **options):
+def suggest(task, **options):
     """What `suggest_step_size` says, and its CPU-seconds, compilation included."""
     clock = time.process_time()
-    found = inference.suggest_step_size(task.target, task.data, bias_of=bias_of, **options)
+    found = inference.suggest_step_size(task.target, task.data, **options)
     return found.options, time.process_time() - clock
 
 
@@ -264,7 +265,7 @@ def test_logistic_regression_against_numpyro():
         found = run_ours(task, STEPS, seed=seed, **controlled)
         hand = report("ours, control variates, by hand", task, found, quality, STEPS)
         options, seconds = suggest(
-            task, "parameters", seed=seed, batch_size=256, control_variates="mode"
+            task, seed=seed, batch_size=256, control_variates="mode", **BUDGET
         )
         draws, cost = run_ours(task, STEPS, seed=seed, **options)
         ours = report("ours, suggested and charged", task, (draws, cost + seconds), quality)
