@@ -32,8 +32,8 @@ TEXT = """\
 N = 10 000 rows, 50 features of correlation 0.5^|i−j|, N(0, 1) prior, minibatches of 256 for
 every chain, float32; NUTS takes all the data. The smallest ESS is over coordinates and
 eigen-directions. Burn-in is charged but not counted; compilation is not charged,
-`suggest_step_size`, with a budget of 8 % of a parameter's variance, and the search for the mode are. The
-error is against the Laplace law.
+`suggest_step_size`, with a budget of 8 % of a parameter's variance, and the search for the mode
+are. The error is against the Laplace law.
 Medians of three runs."""
 
 
