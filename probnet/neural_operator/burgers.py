@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.fft import dct
 from scipy.linalg import solve_banded
 from torch import Tensor
 
 from inference import InferenceWarning
 from inference._checks import check_finite, check_integer, check_positive
 from probnet._checks import Values, as_tensor, check_shape
+from probnet.neural_operator.cole_hopf import (
+    cole_hopf,
+    sine_amplitudes,
+    sines,
+    wavenumbers,
+)
 from probnet.neural_operator.problem import Problem
 
 _TOLERANCE = 1e-12  # of Newton's last step, relative to the largest value
@@ -102,7 +107,7 @@ class Burgers(Problem):
     def given_values(self, inputs: Tensor) -> Tensor:
         """`coefficients` without a check; see `Problem.given_values`."""
         x = torch.linspace(-1, 1, self.mesh[0] + 1, dtype=torch.float64)
-        resampling = _sines_at_nodes(inputs.shape[-1] - 1) @ _sines(x, inputs.shape[-1] - 2)
+        resampling = sine_amplitudes(inputs.shape[-1] - 1) @ sines(x, inputs.shape[-1] - 2)
         return inputs[..., 1:-1] @ resampling.to(inputs)
 
     def solve(self, coefficients: Values) -> Tensor:
@@ -170,9 +175,9 @@ class Burgers(Problem):
         m = self.mollifier(points)
         x, t = points.double().unbind(-1)
         count = self.mesh[0] - 1
-        decay = torch.exp(-self.viscosity * _wavenumbers(count).to(x).square()[:, None] * t)
-        modes = decay * _sines(x, count)
-        flow = _sines_at_nodes(self.mesh[0]).to(x) @ modes
+        decay = torch.exp(-self.viscosity * wavenumbers(count).to(x).square()[:, None] * t)
+        modes = decay * sines(x, count)
+        flow = sine_amplitudes(self.mesh[0]).to(x) @ modes
 
         def candidate(network: Tensor, coefficients: Tensor) -> Tensor:
             start = coefficients[..., 1:-1].to(network)
@@ -217,7 +222,7 @@ class Burgers(Problem):
         """
         start = self._checked_inputs(as_tensor("inputs", inputs)).detach().cpu()
         where = self.nodes if points is None else self.check_points("points", points)
-        values = _cole_hopf(start, where, self.viscosity)
+        values = cole_hopf(start, where, self.viscosity)
         return values.unflatten(-1, self.solution_shape) if points is None else values
 
     def _flux(self, left: Any, right: Any) -> Any:
@@ -279,46 +284,3 @@ def _check_ends(name: str, values: Tensor) -> None:
             f"`{name}` must be zero at x = -1 and x = 1, as the solution is; the largest value "
             f"there is {float(ends.max()):.4g}."
         )
-
-
-def _wavenumbers(count: int) -> Tensor:
-    """Those of the sines that vanish at x = -1 and x = 1."""
-    return math.pi / 2 * torch.arange(1, count + 1, dtype=torch.float64)
-
-
-def _sines(x: Tensor, count: int) -> Tensor:
-    """The first sines at positions (n,), shape (count, n)."""
-    return torch.sin(_wavenumbers(count).to(x)[:, None] * (x + 1))
-
-
-def _sines_at_nodes(cells: int) -> Tensor:
-    """Matrix from values at the inner nodes of [-1, 1], as a row, to their sine amplitudes."""
-    x = torch.linspace(-1, 1, cells + 1, dtype=torch.float64)[1:-1]
-    return 2 / cells * _sines(x, cells - 1).T
-
-
-def _cole_hopf(start: Tensor, points: Tensor, viscosity: float) -> Tensor:
-    """Exact solutions `(*batch, n)` at points (n, 2), of initial values `(*batch, g)`."""
-    count = start.shape[-1] - 2
-    waves = _wavenumbers(count)
-    amplitudes = start[..., 1:-1] @ _sines_at_nodes(count + 1) / waves
-    cells = max(1024, 8 * (count + 1))
-    x = torch.linspace(-1, 1, cells + 1, dtype=torch.float64)
-    exponent = amplitudes @ torch.cos(waves[:, None] * (x + 1)) / (2 * viscosity)
-    exponent = exponent - exponent.amax(-1, keepdim=True)
-    if float(exponent.min()) < -10 * math.log(10):
-        raise ValueError(
-            f"`inputs` are too large for the viscosity {viscosity:.4g}: the Cole–Hopf function "
-            f"spans {-float(exponent.min()) / math.log(10):.1f} decades, 10 at most are summed."
-        )
-    series = torch.from_numpy(dct(exponent.exp().numpy(), type=1, axis=-1))
-    series[..., [0, -1]] /= 2
-    frequencies = math.pi / 2 * torch.arange(cells + 1, dtype=torch.float64)
-    largest = series.abs().flatten(0, -2).amax(0) if series.ndim > 1 else series.abs()
-    kept = largest * (1 + frequencies) > 1e-17 * largest.max()
-    series, frequencies = series[..., kept], frequencies[kept][:, None]
-    decay = torch.exp(-viscosity * frequencies.square() * points[:, 1])
-    angle = frequencies * (points[:, 0] + 1)
-    theta = series @ (decay * angle.cos())
-    slope = -series @ (decay * frequencies * angle.sin())
-    return -2 * viscosity * slope / theta

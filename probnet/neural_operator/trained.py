@@ -22,24 +22,21 @@ from probnet.neural_operator.inputs import (
     InputLikelihood,
     TwoPhase,
     check_inputs,
-    input_likelihood_from_dict,
 )
 from probnet.neural_operator.latent import Readout
 from probnet.neural_operator.latent_prior import (
     LatentPrior,
     fit_latent_prior,
-    prior_from_options,
 )
 from probnet.neural_operator.networks import (
     OperatorNetworks,
     SolutionAt,
-    networks_from_options,
 )
 from probnet.neural_operator.objective import Bound, MeshPhysics
 from probnet.neural_operator.prior_checks import compare_inputs
 from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.solution_error import SolutionError
-from probnet.neural_operator.storage import problem_from_dict, problem_to_dict
+from probnet.neural_operator.trained_state import fields_of_state, to_state
 from probnet.posterior import Posterior
 from probnet.predictive import DrawsMixture
 
@@ -349,62 +346,12 @@ class TrainedOperator(Posterior, family="neural_operator"):
 
     def state(self) -> PosteriorState:
         """See `Posterior.state`."""
-        config = {
-            "problem": problem_to_dict(self.problem),
-            "networks": self.networks.options(),
-            "likelihood": self.likelihood.to_dict(),
-            "precision": self.precision,
-            "prior": None if self.prior is None else self.prior.options(),
-        }
-        tensors = {
-            "error.modes": self.error.modes.float(),
-            "error.rest": self.error.rest.float(),
-            "validation": self.likelihood.compress(self.validation),
-            "curve": self.curve,
-        }
-        if self.latents is not None:
-            tensors["latents"] = self.latents.float()
-        modules = {"networks": self.networks, "prior": self.prior}
-        for name, module in modules.items():
-            values = {} if module is None else module.state_dict()
-            # A flow's masks follow from its options.
-            kept = {n: v for n, v in values.items() if v.dtype != torch.bool}
-            tensors |= {f"{name}.{n}": _single(v) for n, v in kept.items()}
-        return PosteriorState(self.method, self.diagnostics, config, tensors)
+        return to_state(self)
 
     @classmethod
     def from_state(cls, state: PosteriorState) -> TrainedOperator:
         """See `Posterior.from_state`."""
-        config, tensors = state.config, state.tensors
-
-        def part(name: str) -> dict[str, Tensor]:
-            start = f"{name}."
-            return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-
-        networks = networks_from_options(config["networks"])
-        networks.load_state_dict(part("networks"))
-        prior = None
-        if config["prior"] is not None:
-            prior = prior_from_options(config["prior"])
-            prior.load_state_dict(part("prior"), strict=False)
-            prior = prior.double().eval().requires_grad_(False)
-        latents = tensors.get("latents")
-        likelihood = input_likelihood_from_dict(config["likelihood"])
-        return cls(
-            problem=problem_from_dict(config["problem"]),
-            networks=networks.double().eval().requires_grad_(False),
-            likelihood=likelihood,
-            precision=config["precision"],
-            error=SolutionError(
-                tensors["error.modes"].double(), tensors["error.rest"].double()
-            ),
-            validation=likelihood.expand(tensors["validation"]),
-            latents=None if latents is None else latents.double(),
-            curve=tensors["curve"],
-            method=state.method,
-            diagnostics=state.diagnostics,
-            prior=prior,
-        )
+        return cls(**fields_of_state(state))
 
     def _bound(self) -> Bound:
         physics = MeshPhysics(self.problem, torch.float64, torch.device("cpu"))
@@ -479,7 +426,3 @@ class TrainedOperator(Posterior, family="neural_operator"):
 
     def _error_sd(self) -> Tensor:
         return (self.error.modes.square().sum(0) + self.error.rest).sqrt()
-
-
-def _single(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value
