@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import pyro
+import pyro.distributions as dist
 import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from inference._checks import check_choice
+from probnet.datasets import TaskBatch
 from probnet.neural_process.backbones import AttentiveBackbone, PooledBackbone
 from probnet.neural_process.base import NeuralProcess, TrainingTasks
 from probnet.neural_process.blocks import MAB, Linear, Temperature, masked_mean, mlp
@@ -134,6 +137,30 @@ class LatentProcess(BackboneProcess):
         ratio = _log_prob(prior, z) - _log_prob(law, z)  # zero for "ml"
         return {"marginal": marginal_term(logs, num_points, ratio)}
 
+    def pyro_model(self, batch: TaskBatch) -> None:
+        """Tasks as a Pyro program with the site `z` and the factor `y`, for Pyro's SVI.
+
+        With `pyro_guide`, `Trace_ELBO` and `TraceMeanField_ELBO` are bounds of the sum over
+        tasks of log p(y | context); those that `fit` maximises are means per point.
+
+        Args:
+            batch: of a task stream.
+        """
+        tasks = TrainingTasks.of(batch)
+        pyro.module("process", self)
+        encoding = self.encode(tasks.xc, tasks.yc, tasks.mask_c)
+        with pyro.plate("tasks", len(tasks.x)):
+            z = pyro.sample("z", _site(encoding.law))
+            outputs = self.decode(encoding._replace(z=z.unsqueeze(1)), tasks.x)
+            pyro.factor("y", self.log_densities(outputs, tasks)[:, 0].sum(-1))
+
+    def pyro_guide(self, batch: TaskBatch) -> None:
+        """q(z | context and targets), the guide of `pyro_model`."""
+        tasks = TrainingTasks.of(batch)
+        pyro.module("process", self)
+        with pyro.plate("tasks", len(tasks.x)):
+            pyro.sample("z", _site(self.latent(tasks.x, tasks.y, tasks.mask)))
+
 
 class NP(LatentProcess):
     """Neural process: a pooled deterministic path and a pooled latent path.
@@ -204,6 +231,10 @@ class ANP(LatentProcess):
 
 def _reparametrised(law: Normal, noise: Tensor) -> Tensor:
     return law.loc.unsqueeze(1) + law.scale.unsqueeze(1) * noise
+
+
+def _site(law: Normal) -> Any:
+    return dist.Normal(law.loc, law.scale).to_event(1)
 
 
 def _log_prob(law: Normal, z: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 import math
 
+import pyro
 import pytest
 import torch
 from benchmarks.neural_process.plain_step import plain_terms
 
+from inference.rng import scoped_seed
 from probnet.datasets import GPTasks
 from probnet.neural_process.base import TrainingTasks
 from probnet.neural_process.objectives import marginal_term, martingale_term, pointwise_term
@@ -181,3 +183,35 @@ def test_bootstrap_resamples_valid_points_and_centres_residuals(small):
     outputs = model.decoder(tasks.xc[:, :1], model.backbone.features(queries, memory))
     expected = model.head.law(outputs).loc[:, 0]
     torch.testing.assert_close(copy, expected.expand_as(copy), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["NP", "ANP"])
+def test_pyro_sees_the_bound_that_fit_maximises(name, small):
+    """TraceMeanField_ELBO is N times the sum of the "elbo" terms at the same z."""
+    model, one = small(name, objective_name="elbo"), GPTasks(kernel="rbf", seed=0)
+    drawn = one.batch(1, one.generator())
+    tasks = TrainingTasks.of(drawn)
+    elbo = pyro.infer.TraceMeanField_ELBO()
+    with scoped_seed(3), pyro.get_param_store().scope():
+        found = -elbo.loss(model.pyro_model, model.pyro_guide, drawn)
+    with scoped_seed(3), torch.no_grad():
+        law = model.latent(tasks.x, tasks.y, tasks.mask)
+        z = pyro.distributions.Normal(law.loc, law.scale).sample()
+        noise = ((z - law.loc) / law.scale).unsqueeze(1)
+        terms = model.terms(tasks, noise)
+    expected = float(sum(terms.values()) * tasks.num_points[0])
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_pyro_trains_a_neural_process(small):
+    model, stream = small("NP"), GPTasks(kernel="rbf", seed=0)
+    random = stream.generator()
+    with scoped_seed(0), pyro.get_param_store().scope():
+        svi = pyro.infer.SVI(
+            model.pyro_model,
+            model.pyro_guide,
+            pyro.optim.Adam({"lr": 1e-2}),
+            pyro.infer.TraceMeanField_ELBO(),
+        )
+        losses = [svi.step(stream.batch(16, random)) for _ in range(60)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
