@@ -42,7 +42,7 @@ _DIAGNOSTICS = (
 _MAPPINGS = (*_ARRAYS, "attrs", "dims", "coords", "state", "groups", "_group_dims")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Draws:
     """Posterior draws with their sampler statistics; nothing in it changes.
 
@@ -66,12 +66,10 @@ class Draws:
     coords: Mapping[str, Any] = field(default_factory=dict[str, Any])
     warmup: Arrays = field(default_factory=dict[str, np.ndarray])
     optimization: Arrays = field(default_factory=dict[str, np.ndarray])
-    state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
-    groups: Mapping[str, Arrays] = field(default_factory=dict[str, Arrays], repr=False)
-    _group_dims: Mapping[str, list[str]] = field(
-        default_factory=dict[str, list[str]], repr=False
-    )
-    _target: Target | None = field(default=None, repr=False)
+    state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    groups: Mapping[str, Arrays] = field(default_factory=dict[str, Arrays])
+    _group_dims: Mapping[str, list[str]] = field(default_factory=dict[str, list[str]])
+    _target: Target | None = None
 
     def __post_init__(self) -> None:
         check_labels({n: a.shape[2:] for n, a in self.draws.items()}, self.dims, self.coords)
@@ -84,6 +82,14 @@ class Draws:
         for arrays in (*(getattr(self, name) for name in _ARRAYS), *self.groups.values()):
             for array in arrays.values():
                 array.flags.writeable = False
+
+    def __repr__(self) -> str:
+        """Method and shapes: the numbers are in `summary()`."""
+        shapes = ", ".join(f"{n} {a.shape[2:]}" for n, a in self.draws.items())
+        return (
+            f"Draws(method={self.attrs.get('method')!r}, {self.num_chains} x "
+            f"{self.num_samples} draws: {shapes})"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its fields: a read-only mapping has no pickle of its own."""

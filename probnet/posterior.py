@@ -55,6 +55,11 @@ class Posterior(ABC):
         cls.family = family
         _FAMILIES[family] = cls
 
+    def __repr__(self) -> str:
+        """Method and names of the findings: the numbers are in `diagnostics`."""
+        found = ", ".join(self.diagnostics)
+        return f"{type(self).__name__}(method={self.method!r}, diagnostics: {found or 'none'})"
+
     @abstractmethod
     def predict(self, x: Any, *, observation: bool = True, joint: bool = False) -> Distribution:
         """The predictive law at new inputs, in the user's units.

@@ -37,7 +37,7 @@ _LATENT_SD = 1e-6  # of the law that stands for a function value that is known, 
 _MEAN_ONLY = (Bernoulli, Categorical)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BNNPosterior(Posterior, family="bnn"):
     """Draws of a network's weights given data.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpectralGPPosterior(Posterior, family="gp_pde"):
     """What `SpectralGPSolver.fit` returns.
 

@@ -54,7 +54,7 @@ def log_likelihood_at(
     return -(residual.square() / variance + variance.log() + _LOG_2PI) / 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InversePosterior(Posterior, family="operator_inversion"):
     """Draws of the input a and the solution u, from `invert` or `reference_posterior`.
 

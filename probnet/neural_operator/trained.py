@@ -49,7 +49,7 @@ _BLOCK = 256  # inputs decoded at once
 _PRIOR_DRAWS = 100
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedOperator(Posterior, family="neural_operator"):
     """Networks with their weights. They compute in float64 and are stored in float32.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MartingalePosterior:
     """What `PredictiveResampler.run` returns: P independent draws of a function.
 
@@ -55,6 +55,14 @@ class MartingalePosterior:
     seed: int
     method: str
     diagnostics: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Method and sizes."""
+        paths, points = self.functions.shape[:2]
+        return (
+            f"MartingalePosterior({self.method!r}, {paths} functions at {points} points after "
+            f"{self.num_steps} steps)"
+        )
 
     @property
     def mean(self) -> Tensor:

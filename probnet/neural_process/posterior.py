@@ -34,7 +34,7 @@ _LATENT_SD = 1e-6  # of the law that stands for a function value that is known
 _FUNCTIONS_AT_ONCE = 64
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeuralProcessPosterior(Posterior, family="neural_process"):
     """Predictions given a context.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedProcess(Posterior, family="neural_process.trained"):
     """A neural process with its weights. Condition it on a context to predict.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _DEFAULT_PRIOR = InverseGamma(2.0, 2.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelRegressionPosterior(Posterior, family="nngp.label_regression"):
     """One regression of centred one-hot labels; class logits are its mean times a factor.
 

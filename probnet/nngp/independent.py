@@ -56,7 +56,7 @@ class _Grid:
     log_evidence: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class IndependentNoisePosterior(Posterior, family="nngp.independent_noise"):
     """p(f, σ², τ² | y) at fixed kernel parameters.
 

@@ -48,7 +48,7 @@ class LeaveOneOut:
     log_prob: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScaleMixturePosterior(Posterior, family="nngp.scale_mixture"):
     """p(f, σ² | y), for fixed hyper-parameters or draws of them.
 

@@ -76,7 +76,7 @@ class TrainedNetworkLimit:
         return TrainedNetworkPosterior(self.kernel, self.scale_prior, data, method, {})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedNetworkPosterior(Posterior, family="nngp.trained"):
     """The law of trained networks, an ensemble and not a Bayesian posterior.
 

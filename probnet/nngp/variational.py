@@ -48,7 +48,7 @@ _EVALUATION_DRAWS = 100
 _START = -1.5  # log standard deviation of the whitened latents
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class VariationalClassifierPosterior(Posterior, family="nngp.variational_classifier"):
     """q(f, σ²) under the softmax likelihood.
 

@@ -448,3 +448,8 @@ def test_a_posterior_that_is_not_by_chain_and_draw_is_refused(tmp_path):
     tree.to_netcdf(path, engine="h5netcdf")
     with pytest.raises(ValueError, match=r"'w' .* \(chain, draw\)"):
         inference.load(path)
+
+
+def test_draws_are_shown_in_a_line():
+    shown = "Draws(method='nuts', 2 x 7 draws: layer.w (3,), layer.b (), s (2, 2))"
+    assert repr(some_draws()) == shown

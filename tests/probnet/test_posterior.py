@@ -23,7 +23,7 @@ from probnet.networks import MLP
 NOISE_SD = 0.3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinearPosterior(Posterior, family="test.linear"):
     """w ~ N(0, I), y = x w + noise, conjugate; on standardised columns."""
 
@@ -228,3 +228,8 @@ def test_an_incomplete_family_cannot_be_made():
 
     with pytest.raises(TypeError, match="abstract"):
         Incomplete()
+
+
+def test_a_posterior_is_shown_in_a_line(linear):
+    shown = "LinearPosterior(method='exact', diagnostics: condition_number)"
+    assert repr(linear) == shown
