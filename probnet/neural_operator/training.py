@@ -31,6 +31,7 @@ from probnet.neural_operator.problem import Problem
 from probnet.neural_operator.wendland import WendlandTests
 
 METHODS = ("muon", "adam")
+_LONGEST, _NORM_MEMORY = 2.0, 0.95  # of gradients
 _CHECK_EVERY = 10
 _LABEL_MEMORY = 0.95  # of the running mean of the labels' squared residuals
 
@@ -161,6 +162,7 @@ class Training:
         self.curve = torch.zeros(num_steps, dtype=torch.float64)
         self.precision = torch.ones((), dtype=torch.float64)
         self.label_residual = torch.zeros((), dtype=torch.float64)
+        self.usual_norm = torch.zeros((), device=device)
         self._probe = inputs.validation[: options.num_precision].to(device, self.dtype)
         self._probe_coefficients = self.bound.coefficients(self._probe)
         self._least = self._least_losses(problem, tests)
@@ -196,6 +198,7 @@ class Training:
                 "curve": self.curve,
                 "precision": self.precision,
                 "label_residual": self.label_residual,
+                "usual_norm": self.usual_norm,
             },
             "generators": {name: g.get_state() for name, g in self.streams.items()},
         }
@@ -217,6 +220,7 @@ class Training:
         self.curve.copy_(run["curve"])
         self.precision.copy_(run["precision"])
         self.label_residual.copy_(run["label_residual"])
+        self.usual_norm.copy_(run["usual_norm"])
         for name, state in tensors.part("generators").items():
             self.streams[name].set_state(state)
         for index, optimizer in enumerate(self.optimizers):
@@ -256,12 +260,28 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
         # Per residual, so that gradients do not depend on the mesh.
         (-bound / self.bound.num_residuals).backward()
+        self._limit_gradient()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["start"] * self.options.decay(*progress)
             optimizer.step()
         self.curve[self.step] = bound.detach()
         self.step += 1
+
+    @torch.no_grad()
+    def _limit_gradient(self) -> None:
+        """Shorten a gradient of more than twice the usual norm, a running geometric mean.
+
+        Steps do not grow with the gradient, but an outlier decides their direction for as long
+        as momentum remembers it; without a limit, long trainings have been lost to one.
+        """
+        gradients = [p.grad for p in self.networks.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        usual = torch.where(self.usual_norm > 0, self.usual_norm, norm)
+        factor = (_LONGEST * usual / norm).clamp_max(1.0)
+        for gradient in gradients:
+            gradient.mul_(factor)
+        self.usual_norm.copy_(usual**_NORM_MEMORY * (factor * norm) ** (1 - _NORM_MEMORY))
 
     def _draw_batch(self) -> tuple[Tensor, Tensor | None]:
         """Inputs `(B, m)` and labels, in the networks' dtype."""
