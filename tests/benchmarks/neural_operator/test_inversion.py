@@ -37,7 +37,7 @@ NUM_PROBLEMS = int(os.environ.get("PROBNET_INVERSION_PROBLEMS", "20"))
 NUM_COVERAGE = int(os.environ.get("PROBNET_INVERSION_COVERAGE", "50"))
 NUM_SBC = int(os.environ.get("PROBNET_SBC", "200"))
 WORKERS = int(os.environ.get("PROBNET_WORKERS", "1"))
-MAX_LENGTH = int(os.environ.get("PROBNET_GOLD_LENGTH", 768_000))
+MAX_LENGTH = int(os.environ.get("PROBNET_GOLD_LENGTH", "768000"))
 MESH = int(os.environ.get("PROBNET_EXACTNESS_MESH", "28"))
 CACHE = Path(os.environ.get("PROBNET_GOLD_CACHE", tempfile.gettempdir() + "/probnet_gold"))
 PRIOR, NUM_SENSORS, DECIBEL, THRESHOLD = LevelSetGRF(), 100, 25.0, 7.5
@@ -63,10 +63,7 @@ def problem(seed, pde=PDE):
 
 
 def make_gold(seed):
-    """A gold posterior's file, from the cache where it is; None if its chains disagree to the end.
-
-    The seconds of CPU it took come second.
-    """
+    """A gold posterior's file, None if its chains disagree to the end, and CPU seconds."""
     torch.set_num_threads(1)
     CACHE.mkdir(exist_ok=True, parents=True)
     path = CACHE / f"{seed}.probnet"
