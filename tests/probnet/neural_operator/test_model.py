@@ -3,6 +3,7 @@
 import signal
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from probnet.neural_operator import (
     TwoPhase,
     WendlandTests,
 )
+from probnet.neural_operator.training import Training
 
 MEDIA = LevelSetGRF(num_nodes=9)
 SMALL = MultiONet(width=24, depth=3, sum_layers=2)
@@ -74,8 +76,6 @@ def test_a_resumed_training_is_bit_equal(method, tmp_path):
         _take_step(self)
         if len(taken) == 5:
             signal.raise_signal(signal.SIGINT)
-
-    from probnet.neural_operator.training import Training
 
     _take_step = Training._take_step
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -207,3 +207,23 @@ def test_bad_models_are_refused():
         DGenNO("darcy")
     with pytest.raises(TypeError, match="takes no option `momentum`"):
         _fit(_model(), momentum=0.9)
+
+
+def test_an_outlying_gradient_is_shortened_to_twice_the_usual_norm():
+    run = Training.__new__(Training)  # of which only these two are asked
+    run.networks = torch.nn.ParameterList([torch.zeros(3), torch.zeros(1)])
+    run.usual_norm = torch.zeros(())
+
+    def limited(norm):
+        for parameter in run.networks.parameters():
+            parameter.grad = torch.full_like(parameter, norm / 2)  # 4 numbers
+        run._limit_gradient()
+        return float(torch.nn.utils.get_total_norm([p.grad for p in run.networks.parameters()]))
+
+    assert [limited(1.0) for _ in range(3)] == pytest.approx([1, 1, 1])
+    assert limited(1.9) == pytest.approx(1.9)
+    usual = float(run.usual_norm)
+    assert usual == pytest.approx(1.9**0.05)
+    assert limited(1e6) == pytest.approx(2 * usual, rel=1e-4)
+    assert limited(1e-3) == pytest.approx(1e-3)
+    assert np.isnan(limited(float("nan")))  # which the bound then reports
