@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from inference.errors import warn
 from inference.rng import Stream, generator
 from probnet.metrics import relative_l2
 from probnet.neural_operator.latent_prior import fit_latent_prior
@@ -14,10 +15,15 @@ from probnet.neural_operator.solution_error import SolutionError
 from probnet.neural_operator.trained import TrainedOperator
 from probnet.neural_operator.training import Training
 
+_ENOUGH_STEPS = 200  # for any training to be better than no input at all
+
 
 @torch.no_grad()
 def finish_training(run: Training, examples: Tensor, *, interrupted: bool) -> TrainedOperator:
     """The trained operator, its scale and error those of the validation inputs.
+
+    Warns:
+        InferenceWarning: if inputs were of no use in spite of enough steps.
 
     Args:
         run: the training.
@@ -41,6 +47,14 @@ def finish_training(run: Training, examples: Tensor, *, interrupted: bool) -> Tr
         predicted = trained.predict(validation, observation=False).mean
     found["validation_relative_l2"] = relative_l2(exact, predicted, case_axis=0)
     found["validation_ratio"] = float(predicted.sum() / exact.sum())
+    without_input = relative_l2(exact, exact.mean(0).expand_as(exact), case_axis=0)
+    if found["validation_relative_l2"] > without_input and run.step >= _ENOUGH_STEPS:
+        warn(
+            f"after {run.step} steps the relative error on validation inputs is "
+            f"{found['validation_relative_l2']:.2g}, that of their mean solution is "
+            f"{without_input:.2g}: the training is lost. Lower `learning_rate` and "
+            f"`muon_learning_rate`; `curve` shows where it went wrong."
+        )
     return replace(
         trained,
         error=SolutionError.of(predicted - exact),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import inference
 from probnet.datasets.fields import InflowProfile, LevelSetGRF, SineSeries
 from probnet.metrics import relative_l2
 from probnet.neural_operator import (
@@ -227,3 +228,8 @@ def test_an_outlying_gradient_is_shortened_to_twice_the_usual_norm():
     assert limited(1e6) == pytest.approx(2 * usual, rel=1e-4)
     assert limited(1e-3) == pytest.approx(1e-3)
     assert np.isnan(limited(float("nan")))  # which the bound then reports
+
+
+def test_a_training_that_learns_nothing_is_named():
+    with pytest.warns(inference.InferenceWarning, match="the training is lost"):
+        _fit(_model(), num_steps=200, learning_rate=1e-9, muon_learning_rate=1e-9)
