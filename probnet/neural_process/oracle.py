@@ -290,6 +290,25 @@ class ConditionedOracle:
             single=self._single,
         )
 
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean `(B, m)` and covariance `(B, m, m)` of the functions at points `(B, m, d)`."""
+        n, m = self._context.x.shape[1], x.shape[1]
+        size = len(self.components.log_weights) * (n + m) ** 2
+        parts: list[tuple[Tensor, Tensor]] = []
+        for rows in task_slices(len(x), size):
+            components = self.components.rows(rows)
+            means, covariances = latent_moments(
+                self._model.kernel, components, self._context.rows(rows), x[rows], full=True
+            )
+            weights = components.log_weights.exp()[..., None]
+            mean = (weights * means).sum(0)
+            spread = means - mean
+            between = torch.einsum("gb,gbi,gbj->bij", weights[..., 0], spread, spread)
+            within = (weights[..., None] * covariances).sum(0)
+            parts.append((mean, within + between))
+        means, covariances = zip(*parts, strict=True)
+        return torch.cat(means), torch.cat(covariances)
+
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of f, `(G, B, m)` each, some tasks at a time."""
         n, m = self._context.x.shape[1], x.shape[1]

@@ -157,10 +157,8 @@ def test_distance_of_functions_from_the_exact_posterior():
     x = torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
     right = function_distances(FromOracle(exact), exact, x, seed=3)
     # 200 functions miss the moments by about 1/sqrt(200) of the sd, at most 0.8
-    assert bool((right["function_w2"] < 0.12).all())
-    torch.testing.assert_close(
-        right["function_w2"], right["function_w2_exact"], rtol=0.5, atol=0.0
-    )
+    for distance in right.values():
+        assert bool((distance < 0.12).all())
     # N(m, K) and N(m, K/4) are tr(K)/4 apart
     narrow = function_distances(FromOracle(exact, 0.5), exact, x, seed=3)["function_w2"]
     variance = exact.predict(x.expand(2, 50, 1), observation=False).variance[..., 0]

@@ -242,3 +242,19 @@ def test_bad_contexts_are_named():
         exact.condition(x * torch.nan, y)
     with pytest.raises(ValueError, match="`xt` must have shape"):
         exact.condition(x, y).predict(torch.zeros(2, 3))
+
+
+def test_moments_of_functions_are_those_of_draws():
+    xc = torch.tensor([[[-1.0], [0.5]], [[0.0], [1.5]]], dtype=torch.float64)
+    yc = torch.tensor([[[0.3], [-0.2]], [[0.9], [0.1]]], dtype=torch.float64)
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64)[:, None].expand(2, 6, 1)
+    exact = oracle("rbf", integrate=True, num_grid=4).condition(xc, yc)
+    mean, covariance = exact.moments(x)
+    law = exact.predict(x, observation=False)
+    torch.testing.assert_close(mean, law.mean[..., 0])
+    torch.testing.assert_close(covariance.diagonal(dim1=-2, dim2=-1), law.variance[..., 0])
+    with scoped_seed(0):
+        draws = law.sample((20_000,))[..., 0]
+    centred = draws - mean
+    found = torch.einsum("sbi,sbj->bij", centred, centred) / len(draws)
+    torch.testing.assert_close(found, covariance, rtol=0.0, atol=0.03)  # five errors
