@@ -155,7 +155,8 @@ def test_gold_standard(golds):
         assert found["between_chains"] <= 0.05
     mean = averages(rows)
     show("gold, mean", mean)
-    assert 0.8 < mean["coverage"] < 0.97
+    if len(rows) >= 10:  # that of single problems is anything from 0.7 to 1
+        assert 0.8 < mean["coverage"] < 0.97
 
 
 def test_latent_posterior_against_gold(golds, trained):
