@@ -27,7 +27,6 @@ from inference.plan import Store
 
 _FORMAT = 1
 _SECONDS = 10.0
-_CODES = {"f": "F", "i": "I", "u": "U", "b": "BOOL"}  # of safetensors, by NumPy's kinds
 
 
 class Tensors(dict[str, Tensor]):
@@ -228,9 +227,8 @@ def _pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[memoryview | bytes]:
     end = 0
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):  # aligned
         start, end = end, end + array.nbytes
-        code = _CODES[array.dtype.kind] + (
-            "" if array.dtype.kind == "b" else str(8 * array.itemsize)
-        )
+        kind = array.dtype.kind
+        code = "BOOL" if kind == "b" else f"{kind.upper()}{8 * array.itemsize}"
         header[name] = {"dtype": code, "shape": array.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -73,6 +73,7 @@ class Burgers(Problem):
         self.viscosity = check_positive("viscosity", viscosity)
         self.mesh = (check_integer("mesh[0]", mesh[0], 2), check_integer("mesh[1]", mesh[1], 1))
         self.solution_shape = (self.mesh[0] + 1, self.mesh[1] + 1)
+        self.num_given_values = self.mesh[0] + 1
 
     @property
     def nodes(self) -> Tensor:

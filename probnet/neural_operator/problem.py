@@ -23,6 +23,8 @@ class Problem(ABC):
         num_components: of the solution, c.
         lower: of the box that contains the domain, one number per coordinate.
         upper: of that box.
+        num_given_values: coefficients that `ansatz` is linear in, such as initial values; 0
+            where the given values do not depend on the input.
         variational: `loss` is an energy, whose minimum is not 0; otherwise it is half a
             squared dual norm of the residual, 0 at the discrete solution.
         solution_shape: of the nodal values of one solution; `nodes` runs over its entries in
@@ -31,6 +33,7 @@ class Problem(ABC):
 
     num_dims: int
     num_components: int = 1
+    num_given_values: int = 0
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     variational: bool
@@ -103,17 +106,18 @@ class Problem(ABC):
 
         return candidate
 
-    def given_values(self, inputs: Tensor) -> Tensor | None:
-        """`coefficients` `(*batch, k)` unchecked, if `ansatz` is linear in them; else None.
+    def given_values(self, inputs: Tensor) -> Tensor:
+        """`coefficients` `(*batch, num_given_values)`, unchecked, which `ansatz` is linear in.
 
-        A subclass whose given values depend on the input says so here. Decoded inputs are
-        good by construction, and samplers cannot branch on their values.
+        For problems with `num_given_values` > 0. Decoded inputs are good by construction, and
+        samplers cannot branch on their values.
 
         Args:
             inputs: as `coefficients` takes them.
         """
-        del inputs
-        return None
+        raise NotImplementedError(
+            f"the given values of {type(self).__name__} do not depend on the input."
+        )
 
     @abstractmethod
     def observation_operator(self, points: Tensor) -> Callable[[Tensor], Tensor]:

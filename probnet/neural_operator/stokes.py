@@ -69,6 +69,7 @@ class Stokes(Problem):
             raise ValueError(f"`num_cells` must be even; got {num_cells}.")
         self._basis = skfem.Basis(channel_mesh(num_cells), skfem.ElementTriP2(), intorder=5)
         self.solution_shape = (int(self._basis.N),)
+        self.num_given_values = len(self._inlet)
         self._converted: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
     @property

@@ -169,8 +169,9 @@ class TrainedOperator(Posterior, family="neural_operator"):
         """
         z = self._latents(latents)
         branch = self.networks.solution_decoder.coefficients(z)
-        given = self.problem.given_values(self.decode_input(z))
-        return branch if given is None else torch.cat([branch, given], -1)
+        if not self.problem.num_given_values:
+            return branch
+        return torch.cat([branch, self.problem.given_values(self.decode_input(z))], -1)
 
     def readout(self, points: Values | None = None) -> Readout:
         """T and t at points (n, d_x), mollifier and lifting included.
@@ -184,9 +185,8 @@ class TrainedOperator(Posterior, family="neural_operator"):
         mollifier, lifting = self.problem.mollifier(where), self.problem.lifting(where)
         decoder: Any = self.networks.solution_decoder
         features, offset = mollifier[:, None] * features, mollifier * decoder.bias + lifting
-        given = self.problem.given_values(self.validation[:1])
-        if given is not None:
-            unit = torch.eye(given.shape[-1], dtype=torch.float64)
+        if self.problem.num_given_values:
+            unit = torch.eye(self.problem.num_given_values, dtype=torch.float64)
             without = torch.zeros(len(unit), len(where), dtype=torch.float64)
             added = self.problem.ansatz(where)(without, unit) - lifting
             features = torch.cat([features, added.T], 1)

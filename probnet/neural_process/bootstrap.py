@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -66,8 +67,9 @@ class BootstrapProcess(BackboneProcess):
         self._assemble(self._make_backbone())
         self.adapt = Linear(self.backbone.feature_dim, width, bias=False)
 
+    @abstractmethod
     def _make_backbone(self) -> Backbone:
-        raise NotImplementedError
+        """How contexts are encoded, which tells the models of this kind apart."""
 
     def draw_noise(
         self,

@@ -47,6 +47,20 @@ class Calibration(NamedTuple):
         return law if self == Calibration() else scaled(law, centre, self.noise)
 
 
+class _Predictions(NamedTuple):
+    """What a trained process says of some tasks: p_k, p_0 (None where there are none), y."""
+
+    functions: Any
+    base: Any
+    y: Tensor
+    mask: Tensor
+
+    def log_density(self, laws: Any) -> Tensor:
+        """Sum over targets of log (1/K) Σ_k p_k(y)."""
+        logs = laws.log_prob(self.y).sum(-1)
+        return (logs.logsumexp(0) - math.log(len(logs)))[self.mask].sum()
+
+
 def calibrate(
     trained: TrainedProcess, tasks: TaskBatch, *, num_functions: int, batch_size: int, seed: int
 ) -> Calibration:
@@ -60,50 +74,43 @@ def calibrate(
         seed: of the functions.
     """
     network = trained.network
-    parts: list[tuple[Any, Any, Tensor]] = []
+    parts: list[_Predictions] = []
     for chunk in tasks.to(torch.float64).chunks(batch_size):
         posterior = trained.condition(chunk.xc, chunk.yc, mask=chunk.mask_c)
-        laws = None
+        functions = base = None
         if network.sampled:
-            laws = posterior.function_laws(chunk.xt, num_functions=num_functions, seed=seed)
-        base = posterior.base(chunk.xt).laws if network.conditional else None
-        parts.append((laws, base, chunk.yt))
-    masks = [chunk.mask_t for chunk in tasks.chunks(batch_size)]
-    found = Calibration()
-    if network.conditional:
+            functions = posterior.function_laws(
+                chunk.xt, num_functions=num_functions, seed=seed
+            )
+        if network.conditional:
+            base = posterior.base(chunk.xt).laws
+        parts.append(_Predictions(functions, base, chunk.yt, chunk.mask_t))
+    num_targets = int(tasks.mask_t.sum())
 
-        def base_score(logs: list[float]) -> float:
-            candidate = Calibration(base=math.exp(logs[0]))
-            laws = [candidate.base_law(base) for _, base, _ in parts]
-            return _score(laws, parts, masks)
+    def base_score(factors: list[float]) -> float:
+        candidate = Calibration(*factors)
+        logs = [part.log_density(candidate.base_law(part.base)) for part in parts]
+        return float(sum(logs)) / num_targets
 
-        found = found._replace(base=_maximise(base_score, 1)[0])
+    def function_score(factors: list[float]) -> float:
+        candidate = Calibration(1.0, *factors)
+        logs = [
+            part.log_density(candidate.function_law(part.functions, lambda p=part: p.base))
+            for part in parts
+        ]
+        return float(sum(logs)) / num_targets
+
+    base_factors = _maximise(base_score, 1) if network.conditional else [1.0]
+    function_factors: list[float] = []
     if network.sampled:
-        free = 2 if network.conditional else 1
-
-        def function_score(logs: list[float]) -> float:
-            candidate = Calibration(1.0, *map(math.exp, logs))
-            laws = [candidate.function_law(laws, lambda b=base: b) for laws, base, _ in parts]
-            return _score(laws, parts, masks)
-
-        noise, *functions = _maximise(function_score, free)
-        found = found._replace(noise=noise, functions=functions[0] if functions else 1.0)
-    return found
-
-
-def _score(laws: list[Any], parts: list[Any], masks: list[Tensor]) -> float:
-    """Mean over targets of log (1/K) Σ_k p_k(y)."""
-    total = 0.0
-    for law, (_, _, y), mask in zip(laws, parts, masks, strict=True):
-        logs = law.log_prob(y).sum(-1)
-        total += float((logs.logsumexp(0) - math.log(len(logs)))[mask].sum())
-    return total / sum(int(mask.sum()) for mask in masks)
+        function_factors = _maximise(function_score, 2 if network.conditional else 1)
+    return Calibration(*base_factors, *function_factors)
 
 
 def _maximise(score: Callable[[list[float]], float], count: int) -> list[float]:
     """Factors of the highest score, each within a tenth and ten."""
     result = minimize(
-        lambda logs: -score(list(logs)),
+        lambda logs: -score([math.exp(value) for value in logs]),
         np.zeros(count),
         method="Nelder-Mead",
         bounds=[(-_LOG_BOUND, _LOG_BOUND)] * count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -93,8 +94,9 @@ class MartingaleProcess(BackboneProcess):
         dim = self.backbone.token_dim if level == "feature" else x_dim + y_dim
         self.pseudo = GENERATORS[generator](dim, dim, width, num_heads, temperature)
 
+    @abstractmethod
     def _make_backbone(self) -> Backbone:
-        raise NotImplementedError
+        """How contexts are encoded, which tells the models of this kind apart."""
 
     def term_weights(self) -> Mapping[str, float]:
         """See `NeuralProcess.term_weights`."""

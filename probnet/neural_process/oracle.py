@@ -273,7 +273,7 @@ class ConditionedOracle:
             noise = NoiseAtoms(
                 torch.zeros_like(noise.variances[:1]), torch.zeros_like(noise.log_weights[:1])
             )
-        means, variances = self._moments(x)
+        means, variances = self._component_moments(x)
         components, size = self.components, (len(means), len(noise.variances))
         means, variances = (v[:, None].expand(*size, *v.shape[1:]) for v in (means, variances))
         variances = variances + noise.variances[:, None, None]
@@ -309,8 +309,8 @@ class ConditionedOracle:
         means, covariances = zip(*parts, strict=True)
         return torch.cat(means), torch.cat(covariances)
 
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances of f, `(G, B, m)` each, some tasks at a time."""
+    def _component_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of f under each component, `(G, B, m)`, some tasks at a time."""
         n, m = self._context.x.shape[1], x.shape[1]
         size = len(self.components.log_weights) * n * (n + m)
         parts = [

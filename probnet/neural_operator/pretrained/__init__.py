@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from typing import Any, cast
 
-from inference._checks import check_choice
+from probnet._pretrained import load_packaged
 from probnet.datasets.fields import LevelSetGRF
 from probnet.neural_operator.darcy import Darcy2D
 from probnet.neural_operator.inputs import TwoPhase
 from probnet.neural_operator.model import DGenNO
 from probnet.neural_operator.trained import TrainedOperator
-from probnet.posterior import load
 
 NAMES = ("darcy_two_phase",)
 _SMOKE_STEPS = 200  # below this many the prior is fitted to few latents, too
@@ -30,13 +28,8 @@ def load_pretrained(name: str = "darcy_two_phase") -> TrainedOperator:
 
     Args:
         name: one of `NAMES`.
-
-    Raises:
-        FileNotFoundError: if the file has not been made.
     """
-    check_choice("name", name, NAMES)
-    with as_file(files(__name__) / f"{name}.probnet") as path:
-        return cast(TrainedOperator, load(path))
+    return cast(TrainedOperator, load_packaged(__name__, name, NAMES))
 
 
 def train_pretrained(num_steps: int, **options: Any) -> TrainedOperator:

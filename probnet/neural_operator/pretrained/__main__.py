@@ -1,31 +1,10 @@
 """Train an operator that comes with the package, and write its file."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
+from probnet._pretrained import train_from_shell
 from probnet.neural_operator.pretrained import NAMES, train_pretrained
 
-
-def main() -> None:
-    """Read the command line, train, save; Ctrl-C keeps what there is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=10_000, help="of 64 media")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="directory to save in and to go on from"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).with_name(f"{NAMES[0]}.probnet")
-    )
-    arguments = parser.parse_args()
-    trained = train_pretrained(
-        arguments.num_steps,
-        checkpoint=arguments.checkpoint,
-        resume=arguments.checkpoint is not None,
-    )
-    trained.save(arguments.output)
-
-
 if __name__ == "__main__":
-    main()
+    file = Path(__file__).with_name(f"{NAMES[0]}.probnet")
+    train_from_shell(train_pretrained, file, num_steps=10_000, batch="64 media")

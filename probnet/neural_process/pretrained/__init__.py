@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from typing import Any, cast
 
-from inference._checks import check_choice
+from probnet._pretrained import load_packaged
 from probnet.datasets import GPTasks
 from probnet.neural_process.martingale import MPANP
 from probnet.neural_process.trained import TrainedProcess
-from probnet.posterior import load
 
 NAMES = ("rbf_1d",)
 
@@ -27,9 +25,7 @@ def load_pretrained(name: str = "rbf_1d") -> TrainedProcess:
     Args:
         name: one of `NAMES`.
     """
-    check_choice("name", name, NAMES)
-    with as_file(files(__name__) / f"{name}.probnet") as path:
-        return cast(TrainedProcess, load(path))
+    return cast(TrainedProcess, load_packaged(__name__, name, NAMES))
 
 
 def train_pretrained(num_steps: int, **options: Any) -> TrainedProcess:

@@ -7,10 +7,7 @@ import probnet
 from probnet.datasets.fields import SineSeries
 from probnet.neural_operator import (
     Burgers,
-    DenseEncoder,
-    DGenNO,
     GaussianInput,
-    MultiONet,
     Stokes,
     invert,
 )
@@ -21,17 +18,9 @@ SHORT_RUNS = pytest.mark.filterwarnings("ignore::inference.InferenceWarning")
 
 
 @pytest.fixture(scope="module")
-def trained():
-    small = MultiONet(width=24, depth=3, sum_layers=2)
-    model = DGenNO(
-        PDE,
-        STARTS.grid,
-        GaussianInput(noise_sd=0.01, zero_at_ends=True),
-        4,
-        encoder=DenseEncoder(hidden=(32,)),
-        decoder=small,
-        input_decoder=small,
-    )
+def trained(small_model):
+    likelihood = GaussianInput(noise_sd=0.01, zero_at_ends=True)
+    model = small_model(PDE, input_grid=STARTS.grid, input_likelihood=likelihood)
     return model.fit(STARTS, num_steps=800, batch_size=32, num_validation=40, progress=False)
 
 

@@ -5,24 +5,15 @@ import torch
 
 import probnet
 from probnet.datasets.fields import LevelSetGRF
-from probnet.neural_operator import Darcy2D, DenseEncoder, DGenNO, MultiONet, TwoPhase
 
 MEDIA = LevelSetGRF(num_nodes=9)
-SMALL = MultiONet(width=24, depth=3, sum_layers=2)
 
 
 @pytest.fixture(scope="module")
-def trained():
-    model = DGenNO(
-        Darcy2D(mesh=(8, 8)),
-        (9, 9),
-        TwoPhase(5.0, 10.0),
-        4,
-        encoder=DenseEncoder(hidden=(32,)),
-        decoder=SMALL,
-        input_decoder=SMALL,
+def trained(small_model):
+    return small_model().fit(
+        MEDIA, num_steps=60, batch_size=16, num_validation=20, progress=False
     )
-    return model.fit(MEDIA, num_steps=60, batch_size=16, num_validation=20, progress=False)
 
 
 @pytest.fixture(scope="module")
