@@ -50,8 +50,8 @@ class LevelSetGRF(FieldSampler):
 
         g = DCT⁻¹(λ DCT(w)),   λ_k = n τ^{α-1} (π²|k|² + τ²)^{-α/2},   λ_0 = 0,
 
-    DCT the orthonormal type-II transform. w is the standard normal vector that samplers of a
-    posterior move.
+    DCT the orthonormal type-II transform. DCT(w) is the standard normal vector that samplers of
+    a posterior move.
 
     Source: Iglesias, Lu & Stuart (Interfaces and Free Boundaries 18, 2016), level-set prior;
     the two-phase media of Zang & Koutsourelakis (J. Comput. Phys. 538, 2025).
@@ -112,12 +112,25 @@ class LevelSetGRF(FieldSampler):
 
     def field(self, white: Tensor) -> Tensor:
         """The Gaussian field g (..., n, n) of white noise (..., n²)."""
-        coefficients = self.to_modes(white).reshape(*white.shape[:-1], *self.grid)
-        return self._inverse_transform(self._eigenvalues.to(white) * coefficients)
+        return self._field(self.to_modes(white))
 
     def decode(self, white: Tensor) -> Tensor:
         """The medium a (..., n, n) of white noise (..., n²)."""
-        return torch.where(self.field(white) > 0, self.high, self.low).to(white.dtype)
+        return self.decode_modes(self.to_modes(white))
+
+    def decode_modes(self, modes: Tensor, *, width: float = 0.0) -> Tensor:
+        """The medium a (..., n, n) of the DCT of white noise, itself standard normal.
+
+        Args:
+            modes: shape (..., n²).
+            width: 0, or that of a smooth interface in units of the field's sd over the nodes:
+                log a is then the logistic function of g/width, with a gradient.
+        """
+        field = self._field(modes)
+        if not width:
+            return torch.where(field > 0, self.high, self.low).to(modes.dtype)
+        sd = field.detach().std((-2, -1), keepdim=True)
+        return self.low * (self.high / self.low) ** torch.sigmoid(field / (width * sd))
 
     def to_modes(self, white: Tensor) -> Tensor:
         """Orthonormal DCT of white noise, both (..., n²)."""
@@ -125,14 +138,10 @@ class LevelSetGRF(FieldSampler):
         dct = self._dct.to(white)
         return (dct @ square @ dct.T).reshape(white.shape)
 
-    def from_modes(self, modes: Tensor) -> Tensor:
-        """Inverse of `to_modes`."""
+    def _field(self, modes: Tensor) -> Tensor:
+        dct = self._dct.to(modes)
         square = modes.reshape(*modes.shape[:-1], *self.grid)
-        return self._inverse_transform(square).reshape(modes.shape)
-
-    def _inverse_transform(self, coefficients: Tensor) -> Tensor:
-        dct = self._dct.to(coefficients)
-        return dct.T @ coefficients @ dct
+        return dct.T @ (self._eigenvalues.to(modes) * square) @ dct
 
     @cached_property
     def _dct(self) -> Tensor:

@@ -27,8 +27,11 @@ class AdjointSolve(torch.autograd.Function):
         """Nodal values (B, nx + 1, ny + 1) of coefficients (B, nx, ny), on their device."""
         a = coefficients.detach().cpu()
         u = problem.lifted.repeat(len(a), 1, 1)
-        residual = problem.residual(u, a)[:, 1:-1, 1:-1]
-        u[:, 1:-1, 1:-1] -= problem.solve_inside(a, residual)
+        if problem.is_homogeneous:
+            residual = -problem.load.expand_as(u)
+        else:
+            residual = problem.residual(u, a)
+        u[:, 1:-1, 1:-1] -= problem.solve_inside(a, residual[:, 1:-1, 1:-1])
         ctx.problem = problem
         ctx.save_for_backward(coefficients, u)
         return u.to(coefficients.device)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from inference import diagnostics
 from inference.progress import progress_bar
-from probnet.neural_operator.delayed_acceptance import DelayedAcceptance, Level, LogLikelihood
-from probnet.neural_operator.exact import levels, likelihood
+from probnet.neural_operator.exact import ExactChains, SolverLikelihood
 from probnet.neural_operator.kernels import CrankNicolson
 from probnet.neural_operator.latent_model import LatentModel
 from probnet.neural_operator.observations import Observations
@@ -55,8 +54,7 @@ def reweight(
         log_surrogate: log likelihood that they were drawn under, shape (chain, draw).
     """
     shape = base.shape[:2]
-    exact = exact_likelihood(model, observations)
-    log_exact, solutions = exact(base.flatten(0, 1))
+    log_exact, solutions = _evaluate(model, observations, base.flatten(0, 1))
     difference = log_exact - log_surrogate.flatten()
     smoothed, pareto_k = diagnostics.pareto_smoothed(difference.numpy())
     return Corrected(
@@ -73,9 +71,13 @@ def reweight(
     )
 
 
-def exact_likelihood(model: LatentModel, observations: Observations) -> LogLikelihood:
-    """ℓ(w) through the exact solver, with its nodal solution."""
-    return likelihood(model.problem, observations, model.decode_base, keep=True)
+def _evaluate(
+    model: LatentModel, observations: Observations, base: Tensor
+) -> tuple[Tensor, Tensor]:
+    """ℓ(w) (n,) and nodal solutions (n, num_nodes) by the exact solver, of w (n, dim)."""
+    solutions = SolverLikelihood(model.problem, observations, model.decode_base).solve(base)
+    observe = model.problem.observation_operator(observations.sensors)
+    return observations.log_likelihood(observe(solutions)), solutions.flatten(1)
 
 
 def delayed_acceptance(
@@ -91,7 +93,7 @@ def delayed_acceptance(
 
     Crank-Nicolson moves in coordinates v, w = m + Bv, in which the network's posterior,
     widened, is standard normal; the likelihood gets the ratio of the prior to that reference.
-    The solver on coarser meshes screens, see `probnet.neural_operator.exact.levels`.
+    The solver on coarser meshes screens, see `probnet.neural_operator.exact.ExactChains`.
 
     Args:
         model: decodes inputs.
@@ -110,44 +112,42 @@ def delayed_acceptance(
     def to_base(v: Tensor) -> Tensor:
         return centre + v @ factor.T
 
-    def tilted(evaluate: LogLikelihood) -> LogLikelihood:
-        def of_coordinates(v: Tensor) -> tuple[Tensor, Tensor]:
-            w = to_base(v)
-            value, product = evaluate(w)
-            return value + (v.square().sum(-1) - w.square().sum(-1)) / 2, product
+    def tilt(v: Tensor) -> Tensor:
+        return (v.square().sum(-1) - to_base(v).square().sum(-1)) / 2
 
-        return of_coordinates
-
-    hierarchy = [
-        Level(tilted(level.log_likelihood), level.num_steps)
-        for level in levels(model.problem, observations, model.decode_base)
-    ]
     start = torch.linalg.solve_triangular(factor, (base[:, -1] - centre).T, upper=False).T
+    warmup = int(_WARMUP * num_samples)
+    kept: list[Tensor] = []
     with torch.no_grad():
-        chains = DelayedAcceptance(hierarchy, CrankNicolson(len(start)), start, seed=seed)
-        kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        warmup = int(_WARMUP * num_samples)
+        chains = ExactChains(
+            model.problem,
+            observations,
+            lambda v: model.decode_base(to_base(v)),
+            CrankNicolson(len(start)),
+            start,
+            num_warmup=warmup * _STEPS_PER_DRAW,
+            tilt=tilt,
+            seed=seed,
+        )
         with progress_bar(warmup + num_samples, 0, progress) as bar:
             for draw in range(warmup + num_samples):
-                if draw == warmup:
-                    chains.freeze()
                 for _ in range(-(-_STEPS_PER_DRAW // chains.steps_per_test)):
                     chains.step()
-                state = chains.state
                 bar.advance(1, dict[str, str], warmup=draw < warmup)
                 if draw >= warmup:
-                    w = to_base(state.position)
-                    tilt = (state.position.square().sum(-1) - w.square().sum(-1)) / 2
-                    kept.append((w, state.product, state.values[-1] - tilt))
-    w, solutions, log_exact = (torch.stack(part, 1) for part in zip(*kept, strict=True))
+                    kept.append(to_base(chains.state.position))
+        w = torch.stack(kept, 1)
+        log_exact, solutions = _evaluate(model, observations, w.flatten(0, 1))
+    shape = w.shape[:2]
+    exact_solves, coarse_solves = chains.num_solves
     return Corrected(
         base=w,
-        solutions=solutions,
-        log_exact=log_exact,
-        log_weight=torch.zeros_like(log_exact),
+        solutions=solutions.unflatten(0, shape),
+        log_exact=log_exact.unflatten(0, shape),
+        log_weight=torch.zeros(shape, dtype=w.dtype),
         diagnostics={
-            "n_exact_solves": chains.num_evaluations[-1],
-            "n_coarse_solves": sum(chains.num_evaluations[:-1]),
+            "n_exact_solves": exact_solves + len(log_exact),
+            "n_coarse_solves": coarse_solves,
             "exact_accept_rate": float(chains.accept_rate.mean()),
             "reweighted": False,
         },

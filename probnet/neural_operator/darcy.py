@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import cast
 
-import numpy as np
 import torch
-from scipy.linalg import solveh_banded
 from torch import Tensor
 
 from inference._checks import check_choice, check_finite, check_integer
 from probnet._checks import Values, as_tensor, check_shape
 from probnet.neural_operator.adjoint import AdjointSolve
+from probnet.neural_operator.banded import solve_stiffness
 from probnet.neural_operator.problem import Problem
 from probnet.pde import Dirichlet
 from probnet.pde.functions import values_at
@@ -107,15 +106,12 @@ class Darcy2D(Problem):
                 f"`inputs` must have shape (*batch, gx, gy), values of a at the nodes of a "
                 f"grid of at least 2 x 2; got {tuple(inputs.shape)}."
             )
-        fine = [self._pooling * n for n in self.mesh]
-        rows, columns = (  # in whole numbers, so that of two nodes as near the upper one counts
-            ((2 * torch.arange(n) + 1) * (g - 1) + n) // (2 * n)
-            for n, g in zip(fine, inputs.shape[-2:], strict=True)
-        )
-        cells = inputs[..., rows[:, None].to(inputs.device), columns.to(inputs.device)]
+        sizes = tuple(zip(self.mesh, inputs.shape[-2:], strict=True))
         if self._pooling == 1:
-            return cells
-        return _blocks(cells.log(), self._pooling).mean((-3, -1)).exp()
+            rows, columns = (_nearest(n, g).to(inputs.device) for n, g in sizes)
+            return inputs[..., rows[:, None], columns]
+        left, right = (_shares(n, g, self._pooling).to(inputs) for n, g in sizes)
+        return (left @ inputs.log() @ right.T).exp()
 
     def check_coefficients(self, name: str, cells: Values) -> Tensor:
         """Return cell values `(*batch, nx, ny)` as float64, or raise unless finite and > 0."""
@@ -151,10 +147,7 @@ class Darcy2D(Problem):
             coefficients: a in each cell, shape (B, nx, ny), float64, on the CPU, not checked.
             right: shape (B, nx - 1, ny - 1).
         """
-        u = np.empty(tuple(right.shape))
-        for k, pair in enumerate(zip(coefficients.numpy(), right.numpy(), strict=True)):
-            u[k] = self._solve_one(*pair)
-        return torch.from_numpy(u)
+        return torch.from_numpy(solve_stiffness(coefficients.numpy(), right.numpy()))
 
     def loss(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """The energy J(u), or ½ rᵀM⁻¹r, shape (B,); see `Problem.loss`."""
@@ -171,12 +164,12 @@ class Darcy2D(Problem):
         g0, g1 = along_y[..., :-1, :], along_y[..., 1:, :]
         ratio = self.mesh[0] / self.mesh[1]
         slopes = ratio * (e0 * e0 + e0 * e1 + e1 * e1) + (g0 * g0 + g0 * g1 + g1 * g1) / ratio
-        work = (self._load.to(values) * values).sum((-2, -1))
+        work = (self.load.to(values) * values).sum((-2, -1))
         return (coefficients * slopes).sum((-2, -1)) / 6 - work
 
     def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """A(a)u - F at all nodes, shape `(*batch, nx + 1, ny + 1)`; zero inside if u solves."""
-        return self.stiffness_product(values, coefficients) - self._load.to(values)
+        return self.stiffness_product(values, coefficients) - self.load.to(values)
 
     def stiffness_product(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """A(a)u at all nodes, shape `(*batch, nx + 1, ny + 1)`."""
@@ -221,47 +214,25 @@ class Darcy2D(Problem):
             self.mesh, dtype=torch.float64
         )
         cell = torch.minimum(scaled.long(), torch.tensor(self.mesh) - 1)
-        (i, j), (s, t) = cell.T, (scaled - cell).T
+        step = self.solution_shape[1]
+        first, (s, t) = cell @ torch.tensor([step, 1]), (scaled - cell).T
+        corners = torch.stack([first, first + 1, first + step, first + step + 1])
+        weights = torch.stack([(1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t])
 
         def observe(values: Tensor) -> Tensor:
             check_shape("values", values.shape[-2:], self.solution_shape, "one per node")
-            p, q = s.to(values), t.to(values)
-            low = (1 - q) * values[..., i, j] + q * values[..., i, j + 1]
-            high = (1 - q) * values[..., i + 1, j] + q * values[..., i + 1, j + 1]
-            return (1 - p) * low + p * high
+            at_corners = values.flatten(-2)[..., corners.to(values.device)]
+            return (at_corners * weights.to(values)).sum(-2)
 
         return observe
 
-    def _solve_one(self, a: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Values at the inner nodes: A(a)u = right, banded along the shorter axis."""
-        if a.shape[1] > a.shape[0]:
-            return self._solve_banded(a.T, right.T, self.mesh[1] / self.mesh[0]).T
-        return self._solve_banded(a, right, self.mesh[0] / self.mesh[1])
-
-    @staticmethod
-    def _solve_banded(a: np.ndarray, right: np.ndarray, ratio: float) -> np.ndarray:
-        """Lower bands of A: the node itself, and its four neighbours that come later."""
-        rows, width = right.shape
-        before, after = a[:-1], a[1:]  # cells on both sides of a node along the first axis
-        bands = np.zeros((width + 2, rows, width))
-        bands[0] = (before[:, :-1] + before[:, 1:] + after[:, :-1] + after[:, 1:]) * (
-            (ratio + 1 / ratio) / 3
-        )
-        beside = (before + after)[:, 1:] * (ratio / 6 - 1 / (3 * ratio))
-        bands[1, :, :-1] = beside[:, :-1]
-        ahead = (after[:, :-1] + after[:, 1:]) * (1 / (6 * ratio) - ratio / 3)
-        corner = -(ratio + 1 / ratio) / 6 * after
-        bands[width - 1, :-1, 1:] += corner[:-1, 1:-1]
-        bands[width, :-1] += ahead[:-1]
-        bands[width + 1, :-1, :-1] += corner[:-1, 1:-1]
-        flat = bands.reshape(width + 2, -1)
-        solution = solveh_banded(
-            flat, right.reshape(-1), lower=True, overwrite_ab=True, check_finite=False
-        )
-        return solution.reshape(rows, width)
+    @cached_property
+    def is_homogeneous(self) -> bool:
+        """Whether the lifting is zero at all nodes."""
+        return not bool(self.lifted.any())
 
     @cached_property
-    def _load(self) -> Tensor:
+    def load(self) -> Tensor:
         """∫ f φ_i at all nodes: a quarter of each neighbouring cell's integral."""
         quarter = (self.source.expand(self.mesh) / (4 * self.mesh[0] * self.mesh[1])).cpu()
         pad = torch.nn.functional.pad
@@ -288,6 +259,19 @@ def _line(cells: int) -> tuple[Tensor, Tensor, Tensor]:
     sines = math.sqrt(2 / cells) * torch.sin(math.pi / cells * k[:, None] * k)
     cosine = torch.cos(math.pi * k / cells)
     return sines, 2 * cells * (1 - cosine), (2 + cosine) / (3 * cells)
+
+
+@cache
+def _nearest(cells: int, nodes: int) -> Tensor:
+    """Of equal cells of a line the nearest of nodes that span it, the upper of two as near."""
+    return ((2 * torch.arange(cells) + 1) * (nodes - 1) + cells) // (2 * cells)
+
+
+@cache
+def _shares(blocks: int, nodes: int, size: int) -> Tensor:
+    """Every node's share (columns) of blocks (rows) of `size` cells that `_nearest` fills."""
+    filled = torch.nn.functional.one_hot(_nearest(blocks * size, nodes), nodes).double()
+    return filled.unflatten(0, (blocks, size)).mean(1)
 
 
 def _blocks(cells: Tensor, size: int) -> Tensor:

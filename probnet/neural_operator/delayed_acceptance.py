@@ -29,11 +29,8 @@ from torch import Tensor
 from inference._checks import check_integer
 from inference.rng import NormalStream, Stream, generator
 
-LogLikelihood = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""`(chains, dim) -> log likelihoods (chains,), by-products (chains, k)`, such as PDE solutions.
-
-By-products of the exact level are kept along with the position; k may be 0.
-"""
+LogLikelihood = Callable[[Tensor], Tensor]
+"""`(chains, dim) -> log likelihoods (chains,)`."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,14 @@ class State(NamedTuple):
     Attributes:
         position: x, shape (chains, dim).
         values: ℓ of every level there, shape (levels, chains).
-        product: by-product of the exact level there, shape (chains, k).
+        replicas: of a tempered kernel, hotter from first to last, shape (chains, hot, dim).
+        replica_values: ℓ_0 there, shape (chains, hot); hot is 0 of other kernels.
     """
 
     position: Tensor
     values: Tensor
-    product: Tensor
+    replicas: Tensor
+    replica_values: Tensor
 
     def where(self, keep: Tensor, other: State) -> State:
         """This state for the chains of the mask `keep` (chains,), `other` for the rest."""
@@ -69,32 +68,33 @@ class State(NamedTuple):
         return State(
             torch.where(column, self.position, other.position),
             torch.where(keep, self.values, other.values),
-            torch.where(column, self.product, other.product),
+            torch.where(column[..., None], self.replicas, other.replicas),
+            torch.where(column, self.replica_values, other.replica_values),
         )
 
 
 class RandomNumbers:
-    """Normals and uniforms of every chain's own streams.
+    """Normals and uniforms of every chain's own streams, and of every replica's.
 
     Args:
         seed: of the run.
-        num_chains: C.
+        num_streams: positions to move, replicas included.
         dim: of a position.
     """
 
-    def __init__(self, seed: int, num_chains: int, dim: int) -> None:
-        chains = range(num_chains)
+    def __init__(self, seed: int, num_streams: int, dim: int) -> None:
+        chains = range(num_streams)
         kind: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
         self._normal = NormalStream(seed, Stream.NOISE, chains, dim, **kind)
         self._for_uniform = NormalStream(seed, Stream.ACCEPT, chains, 1, **kind)
         self._shared = generator(seed, Stream.TRAJECTORY)
 
     def normal(self) -> Tensor:
-        """Standard normals (chains, dim)."""
+        """Standard normals (streams, dim)."""
         return self._normal.next()
 
     def uniform(self) -> Tensor:
-        """Uniforms on (0, 1), shape (chains,)."""
+        """Uniforms on (0, 1), shape (streams,)."""
         return torch.special.ndtr(self._for_uniform.next()[:, 0])
 
     def choice(self, count: int) -> int:
@@ -110,8 +110,17 @@ class Kernel(Protocol):
 
         Args:
             state: `values[0]` is ℓ at the position.
-            evaluate: ℓ with its by-products.
+            evaluate: ℓ.
             random: numbers to use.
+        """
+        ...
+
+    def inform(self, basis: Tensor, curvature: Tensor) -> None:
+        """Take note, in warm-up, of directions that the data determine.
+
+        Args:
+            basis: orthonormal, shape (dim, r).
+            curvature: -ℓ'' along them, > 0, shape (r,): the posterior's sd is (1 + λ)^{-1/2}.
         """
         ...
 
@@ -127,6 +136,7 @@ class DelayedAcceptance:
         levels: from the cheapest to the exact one. One level alone is the plain kernel.
         kernel: reversible with respect to the cheapest level's posterior.
         position: where the chains start, shape (chains, dim).
+        replicas: where those of a tempered kernel start, shape (chains, hot, dim).
         seed: of everything random.
 
     Attributes:
@@ -140,7 +150,13 @@ class DelayedAcceptance:
     """
 
     def __init__(
-        self, levels: Sequence[Level], kernel: Kernel, position: Tensor, *, seed: int
+        self,
+        levels: Sequence[Level],
+        kernel: Kernel,
+        position: Tensor,
+        *,
+        replicas: Tensor | None = None,
+        seed: int,
     ) -> None:
         if not levels:
             raise ValueError("`levels` must hold at least the exact likelihood; got none.")
@@ -148,17 +164,23 @@ class DelayedAcceptance:
             check_integer(f"levels[{index}].num_steps", level.num_steps, 1)
         self._levels, self._kernel = tuple(levels), kernel
         chains, dim = position.shape
-        self._random = RandomNumbers(check_integer("seed", seed, 0), chains, dim)
+        hot = position.new_empty(chains, 0, dim) if replicas is None else replicas
+        self._per_chain = 1 + hot.shape[1]
+        streams = chains * self._per_chain
+        self._random = RandomNumbers(check_integer("seed", seed, 0), streams, dim)
         self.num_evaluations = [0 for _ in levels]
         self.num_tested = torch.zeros(chains, dtype=torch.int64)
         self.num_accepted = torch.zeros(chains, dtype=torch.int64)
-        found = [self._evaluate(level, position) for level in range(len(levels))]
-        self.state = State(position, torch.stack([v for v, _ in found]), found[-1][1])
+        self.state = self._evaluated(position, hot)
 
     def step(self) -> State:
         """Advance every chain by one step of the exact level."""
         self.state = self._advance(len(self._levels) - 1, self.state)
         return self.state
+
+    def refresh(self) -> None:
+        """Evaluate every level anew where the chains are: likelihoods have changed."""
+        self.state = self._evaluated(self.state.position, self.state.replicas)
 
     def freeze(self) -> None:
         """End warm-up: the kernel stops adapting and counting starts anew."""
@@ -191,24 +213,27 @@ class DelayedAcceptance:
 
     def _test(self, level: int, start: State, end: State) -> State:
         """Accept or refuse, by this level, where the level below went."""
-        uniform = self._random.uniform()
+        uniform = self._random.uniform()[:: self._per_chain]
         moved = (end.position != start.position).any(-1)
-        if not bool(moved.any()):
-            return start
-        value, product = self._evaluate(level, end.position[moved])
         values = end.values.clone()
-        values[level, moved] = value
-        if level == len(self._levels) - 1:
-            end = end._replace(product=start.product.clone())
-            end.product[moved] = product
+        if bool(moved.any()):
+            values[level, moved] = self._evaluate(level, end.position[moved])
         own, below = values[level] - start.values[level], end.values[level - 1]
         log_ratio = own - (below - start.values[level - 1])
         accepted = moved & (uniform.log() < log_ratio)  # a NaN is refused
         if level == len(self._levels) - 1:
             self.num_tested += moved
             self.num_accepted += accepted
-        return end._replace(values=values).where(accepted, start)
+        return end._replace(values=values).where(accepted | ~moved, start)
 
-    def _evaluate(self, level: int, position: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluated(self, position: Tensor, replicas: Tensor) -> State:
+        """The state of these positions."""
+        values = [self._evaluate(level, position) for level in range(len(self._levels))]
+        hot = replicas.new_empty(replicas.shape[:2])
+        if hot.numel():
+            hot = self._evaluate(0, replicas.flatten(0, 1)).reshape(hot.shape)
+        return State(position, torch.stack(values), replicas, hot)
+
+    def _evaluate(self, level: int, position: Tensor) -> Tensor:
         self.num_evaluations[level] += len(position)
         return self._levels[level].log_likelihood(position)

@@ -1,4 +1,4 @@
-"""Likelihoods through the exact solver, and through the solver on coarser meshes."""
+"""Chains of the exact posterior, screened by the solver on coarser meshes."""
 
 from __future__ import annotations
 
@@ -7,38 +7,179 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from probnet.neural_operator.delayed_acceptance import Level, LogLikelihood
+from probnet.neural_operator.delayed_acceptance import (
+    DelayedAcceptance,
+    Kernel,
+    Level,
+    LogLikelihood,
+    State,
+)
 from probnet.neural_operator.observations import Observations
 from probnet.neural_operator.problem import Problem
 
 _MAX_SCREENS = 2
-_FEWEST_NODES = 5  # along an axis; a coarser mesh knows nothing of the medium
-_STEPS: dict[int, tuple[int, ...]] = {0: (1,), 1: (1, 20), 2: (1, 10, 4)}
+_FEWEST_NODES = 12  # along an axis; there a solve costs no more than all else in a step
+_STEPS: dict[int, tuple[int, ...]] = {0: (1,), 1: (1, 5), 2: (1, 5, 3)}
+_LEARN_AT = (8, 4, 2)  # warm-up divided by these
+_STATES = 32  # to learn from
+_LEAST_CURVATURE = 0.3  # of directions told to the kernel: their sd is 0.88 of the prior's
 
 
-def levels(
-    problem: Problem,
-    observations: Observations,
-    decode: Callable[[Tensor], Tensor],
-    *,
-    screen: bool = True,
-) -> list[Level]:
-    """Likelihoods on meshes of a quarter and half the resolution, then the exact one.
+class SolverLikelihood:
+    """ℓ(x) = -|y - H G(a(x)) - b|²/2σ² by a solver; the shift b is 0 unless it is set.
 
-    Every tenth step is tested on the second mesh and every fortieth on the finest; with two
-    meshes every twentieth on the finest.
+    Args:
+        problem: G.
+        observations: y, H and σ.
+        decode: positions (chains, dim) to inputs a `(chains, *grid)`.
+
+    Attributes:
+        shift: b, shape (num_sensors,).
+    """
+
+    def __init__(
+        self, problem: Problem, observations: Observations, decode: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._problem, self._observations, self._decode = problem, observations, decode
+        self._observe = problem.observation_operator(observations.sensors)
+        self.shift = torch.zeros_like(observations.y)
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """Log likelihoods (chains,)."""
+        return self._observations.log_likelihood(self.predict(positions) + self.shift)
+
+    def predict(self, positions: Tensor) -> Tensor:
+        """H G(a(x)), shape (chains, num_sensors)."""
+        return self._observe(self.solve(positions))
+
+    @torch.no_grad()  # a network that decodes has parameters; chains ask for values alone
+    def solve(self, positions: Tensor) -> Tensor:
+        """G(a(x)) at the nodes, (chains, *solution_shape)."""
+        return self._problem.solve(self._problem.coefficients(self._decode(positions)))
+
+
+class ExactChains:
+    """Chains whose law is the posterior by the exact solver, screened by coarser meshes.
+
+    Meshes of a quarter and half the resolution screen: every fifth step is tested on the
+    second and every fifteenth on the finest; with two meshes every fifth on the finest. Rarer
+    tests would let a chain walk to where the screen is wrong, and stay there.
+
+    After an eighth, a quarter and half of warm-up the chains learn from the states of the
+    second half of the time so far: each screen is shifted by the mean of its error, and the
+    kernel is told the directions that the data determine, the leading eigenvectors of the mean
+    of JᵀJ with J the derivative of the predictions over σ. After warm-up nothing is adapted.
+
+    Source: Cui, Fox & O'Sullivan (Water Resour. Res. 47, 2011) for shifted approximations; Cui,
+    Law & Marzouk (J. Comput. Phys. 304, 2016) for likelihood-informed directions.
 
     Args:
         problem: on the finest mesh.
         observations: y, H and σ.
         decode: positions (chains, dim) to inputs a `(chains, *grid)`.
-        screen: `False`: the exact one alone.
+        kernel: of the cheapest level.
+        position: where the chains start, shape (chains, dim).
+        num_warmup: steps of the kernel after which nothing is adapted.
+        replicas: where those of a tempered kernel start, shape (chains, hot, dim).
+        tilt: a function of positions that is added to ℓ of every level.
+        sensitivity: J at a position (dim,), shape (num_sensors, dim), perhaps approximate;
+            without it every direction is the same to the kernel.
+        screen: `False`: the finest mesh decides at every step.
+        seed: of everything random.
     """
-    screens = coarser(problem) if screen else []
-    found = [likelihood(each, observations, decode, keep=False) for each in screens]
-    found.append(likelihood(problem, observations, decode, keep=True))
-    steps = _STEPS[len(screens)]
-    return [Level(*pair) for pair in zip(found, steps, strict=True)]
+
+    def __init__(
+        self,
+        problem: Problem,
+        observations: Observations,
+        decode: Callable[[Tensor], Tensor],
+        kernel: Kernel,
+        position: Tensor,
+        *,
+        num_warmup: int,
+        replicas: Tensor | None = None,
+        tilt: Callable[[Tensor], Tensor] | None = None,
+        sensitivity: Callable[[Tensor], Tensor] | None = None,
+        screen: bool = True,
+        seed: int,
+    ) -> None:
+        problems = [*(coarser(problem) if screen else []), problem]
+        self._likelihoods = [SolverLikelihood(p, observations, decode) for p in problems]
+        levels = [
+            Level(each if tilt is None else _tilted(each, tilt), steps)
+            for each, steps in zip(self._likelihoods, _STEPS[len(problems) - 1], strict=True)
+        ]
+        self._chains = DelayedAcceptance(levels, kernel, position, replicas=replicas, seed=seed)
+        self._kernel, self._sensitivity = kernel, sensitivity
+        self._num_warmup = num_warmup // self._chains.steps_per_test
+        self._num_done, self._shift_solves = 0, 0
+        self._seen: list[Tensor] = []
+        if not self._num_warmup:
+            self._chains.freeze()
+
+    @property
+    def exact(self) -> SolverLikelihood:
+        """ℓ on the finest mesh."""
+        return self._likelihoods[-1]
+
+    @property
+    def steps_per_test(self) -> int:
+        """Steps of the kernel in one step of the exact level."""
+        return self._chains.steps_per_test
+
+    @property
+    def accept_rate(self) -> Tensor:
+        """Share of proposals that the exact level accepted after warm-up, by chain."""
+        return self._chains.accept_rate
+
+    @property
+    def num_solves(self) -> tuple[int, int]:
+        """Solves so far, of the finest mesh and of all others."""
+        *coarse, exact = self._chains.num_evaluations
+        return exact + self._shift_solves, sum(coarse) + len(coarse) * self._shift_solves
+
+    @property
+    def state(self) -> State:
+        """Where the chains are."""
+        return self._chains.state
+
+    def step(self) -> State:
+        """Advance every chain by one step of the exact level."""
+        state = self._chains.step()
+        self._num_done += 1
+        if self._num_done <= self._num_warmup:
+            self._warm_up(state.position)
+        return self.state
+
+    def _warm_up(self, position: Tensor) -> None:
+        """Take note of the chains' positions, and learn when it is time."""
+        if self._num_done % max(1, self._num_warmup // 256) == 0:
+            self._seen.append(position)
+        if self._num_done in {self._num_warmup // part for part in _LEARN_AT} and self._seen:
+            seen = torch.cat(self._seen[len(self._seen) // 2 :])
+            some = seen[torch.linspace(0, len(seen) - 1, _STATES).long().unique()]
+            if len(self._likelihoods) > 1:
+                self._shift(some)
+            if self._sensitivity is not None:
+                self._inform(some, self._sensitivity)
+        if self._num_done == self._num_warmup:
+            self._chains.freeze()
+            self._seen.clear()
+
+    def _shift(self, positions: Tensor) -> None:
+        """Shift the screens by the mean of their errors at positions (n, dim)."""
+        self._shift_solves += len(positions)
+        exact = self.exact.predict(positions)
+        for each in self._likelihoods[:-1]:
+            each.shift = (exact - each.predict(positions)).mean(0)
+        self._chains.refresh()
+
+    def _inform(self, positions: Tensor, sensitivity: Callable[[Tensor], Tensor]) -> None:
+        """Tell the kernel the directions that the data determine, on average over positions."""
+        rows = torch.cat([sensitivity(x) for x in positions]) / len(positions) ** 0.5
+        curvature, basis = torch.linalg.eigh(rows.T @ rows)
+        informed = curvature > _LEAST_CURVATURE
+        self._kernel.inform(basis[:, informed].contiguous(), curvature[informed])
 
 
 def coarser(problem: Problem) -> list[Problem]:
@@ -58,28 +199,5 @@ def coarser(problem: Problem) -> list[Problem]:
     return found
 
 
-def likelihood(
-    problem: Problem,
-    observations: Observations,
-    decode: Callable[[Tensor], Tensor],
-    *,
-    keep: bool,
-) -> LogLikelihood:
-    """ℓ(x) = -|y - H G(a(x))|²/2σ² by the solver; by-products are its nodal values, or none.
-
-    Args:
-        problem: G.
-        observations: y, H and σ.
-        decode: positions (chains, dim) to inputs a `(chains, *grid)`.
-        keep: return solutions.
-    """
-    observe = problem.observation_operator(observations.sensors)
-
-    @torch.no_grad()  # a network that decodes has parameters; chains ask for values alone
-    def evaluate(positions: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = decode(positions)
-        u = problem.solve(problem.coefficients(inputs))
-        value = observations.log_likelihood(observe(u))
-        return value, u.flatten(1) if keep else u.new_empty(len(u), 0)
-
-    return evaluate
+def _tilted(likelihood: LogLikelihood, tilt: LogLikelihood) -> LogLikelihood:
+    return lambda positions: likelihood(positions) + tilt(positions)

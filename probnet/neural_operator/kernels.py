@@ -1,232 +1,184 @@
-"""Transitions that are reversible with respect to N(0, I) exp(ℓ): Crank-Nicolson and HMC."""
+"""Transitions reversible with respect to N(0, I) exp(ℓ), at one temperature or more."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from inference._checks import check_fraction, check_integer, check_positive
-from inference.hamiltonian import Metric, Point, transition
 from probnet.neural_operator.delayed_acceptance import LogLikelihood, RandomNumbers, State
 
-_MAX_STEP = 8.0  # local steps are weights below one times this, cut at one
+_MAX_STEP = 8.0  # scales are below one, and their product is cut at one
 _FORGETTING = 0.6  # exponent of the Robbins-Monro gains
-_REFRESH_EVERY = 500  # steps between two new estimates of the spread of the coordinates
-_SMALLEST_SCALE = 0.03
-
-
-class Move(Protocol):
-    """A proposal x' from x with N(x; 0, I) q(x' | x) symmetric, its size a step b per chain."""
-
-    def propose(self, position: Tensor, step: Tensor, random: RandomNumbers) -> Tensor:
-        """Propose positions (chains, dim); `step` has shape (chains,)."""
-        ...
-
-    def learn(self, position: Tensor) -> None:
-        """Take note of a position, in warm-up."""
-        ...
-
-
-class ScaledMove:
-    """x'_k = sqrt(1 - β_k²) x_k + β_k ξ_k with β_k = min(1, b s_k) in coordinates of choice.
-
-    The scale s_k is 1, or, if it adapts, the sd of coordinate k in the chain's own warm-up
-    relative to the largest: coordinates that the data determine move less than those they
-    leave free. Every β keeps the prior reversible.
-
-    Sources: Cotter, Roberts, Stuart & White (Statist. Sci. 28, 2013) for equal scales; Hu, Yao
-    & Li (J. Comput. Appl. Math. 2017) for adapted ones.
-
-    Args:
-        forward: an orthonormal transform to the coordinates, of (chains, dim).
-        backward: its inverse.
-        adapts: learn s_k.
-    """
-
-    def __init__(
-        self,
-        forward: Callable[[Tensor], Tensor] = torch.clone,
-        backward: Callable[[Tensor], Tensor] = torch.clone,
-        *,
-        adapts: bool = True,
-    ) -> None:
-        self._forward, self._backward, self._adapts = forward, backward, adapts
-        self._scale: Tensor | None = None
-        self._count, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
-        self._next_refresh = _REFRESH_EVERY
-
-    def propose(self, position: Tensor, step: Tensor, random: RandomNumbers) -> Tensor:
-        """See `Move.propose`."""
-        scale = torch.ones_like(position) if self._scale is None else self._scale
-        beta = (step[:, None] * scale).clamp_max(1.0)
-        return self._backward(_blend(self._forward(position), beta, random.normal()))
-
-    def learn(self, position: Tensor) -> None:
-        """Running moments since the last refresh; refreshes come at doubling intervals."""
-        if not self._adapts:
-            return
-        x = self._forward(position)
-        self._count += 1
-        shift = x - self._mean
-        self._mean = self._mean + shift / self._count
-        self._squares = self._squares + shift * (x - self._mean)
-        if self._count == self._next_refresh:
-            sd = (self._squares / self._count).sqrt()
-            self._scale = (sd / sd.amax(-1, keepdim=True)).clamp_min(_SMALLEST_SCALE)
-            self._count, self._next_refresh = 0, 2 * self._next_refresh
-            self._mean, self._squares = torch.zeros(()), torch.zeros(())
-
-
-class LocalMove:
-    """A Crank-Nicolson move in a window of a field: β(s) = min(1, b exp(-|s - c|²/2r²)).
-
-    The coordinates are white noise at the nodes s of a grid, and c is uniform on the square: a
-    large change somewhere, none elsewhere.
-
-    Args:
-        shape: numbers of nodes of a grid over the unit square.
-        radius: r.
-    """
-
-    def __init__(self, shape: tuple[int, int], radius: float) -> None:
-        axes = [torch.linspace(0, 1, n, dtype=torch.float64) for n in shape]
-        self._nodes = torch.cartesian_prod(*axes)
-        self._radius = check_positive("radius", radius)
-
-    def propose(self, position: Tensor, step: Tensor, random: RandomNumbers) -> Tensor:
-        """See `Move.propose`."""
-        centre = torch.stack([random.uniform(), random.uniform()], -1)
-        distance = (self._nodes - centre[:, None]).square().sum(-1)
-        weight = torch.exp(-distance / (2 * self._radius**2))
-        beta = (step[:, None] * weight).clamp_max(1.0)
-        return _blend(position, beta, random.normal())
-
-    def learn(self, position: Tensor) -> None:
-        """Nothing to learn."""
 
 
 class CrankNicolson:
-    """Metropolis test of prior-reversible moves, one of them at random at every step.
+    """Crank-Nicolson moves in the prior, tested by the likelihood.
 
-    As the proposal leaves N(0, I) reversible, it is accepted with probability
-    min(1, exp(ℓ(x') - ℓ(x))). In warm-up the step of every move and chain is tuned to an
-    acceptance rate by a Robbins-Monro recursion for its logarithm.
+    In an orthonormal basis, x'_k = sqrt(1 - β_k²) x_k + β_k ξ_k with β_k = min(1, b s_k) leaves
+    N(0, I) reversible, so that it is accepted with probability min(1, exp((ℓ(x') - ℓ(x))/T)).
+    In warm-up the step b of every chain is tuned to an acceptance rate by a Robbins-Monro
+    recursion for its logarithm. s_k is 1, or as wide as the posterior relative to the prior
+    along directions that the data determine, once `inform` has told them.
 
-    Source: Cotter, Roberts, Stuart & White (Statist. Sci. 28, 2013).
+    Source: Cotter, Roberts, Stuart & White (Statist. Sci. 28, 2013); Cui, Law & Marzouk
+    (J. Comput. Phys. 304, 2016) for likelihood-informed scales.
 
     Args:
         num_chains: C.
-        moves: to choose from; one `ScaledMove` by default.
         step: b to start from.
         target_accept_prob: mean acceptance probability aimed at, in (0, 1).
+        inverse_temperatures: 1/T of every chain, shape (C,); 1 by default.
     """
 
     def __init__(
         self,
         num_chains: int,
-        moves: Sequence[Move] | None = None,
         *,
         step: float = 0.2,
         target_accept_prob: float = 0.25,
+        inverse_temperatures: Tensor | None = None,
     ) -> None:
         check_integer("num_chains", num_chains, 1)
-        self._moves = tuple(moves) if moves else (ScaledMove(),)
         start = math.log(check_positive("step", step))
-        self._log_step = torch.full((len(self._moves), num_chains), start, dtype=torch.float64)
+        self._log_step = torch.full((num_chains,), start, dtype=torch.float64)
         self._target = check_fraction("target_accept_prob", target_accept_prob, closed=False)
-        self._count, self._adapting = [0 for _ in self._moves], True
+        ones = torch.ones(num_chains, dtype=torch.float64)
+        self._inverse = ones if inverse_temperatures is None else inverse_temperatures
+        self._basis, self._scale = torch.empty(0), torch.empty(0)
+        self._count, self._adapting = 0, True
 
     @property
     def steps(self) -> Tensor:
-        """Step b of every move and chain, shape (moves, chains)."""
+        """Step b of every chain, shape (C,)."""
         return self._log_step.exp()
+
+    def inform(self, basis: Tensor, curvature: Tensor) -> None:
+        """See `Kernel.inform`."""
+        self._basis = basis
+        self._scale = (1 + self._inverse[:, None] * curvature).rsqrt()
 
     def step(self, state: State, evaluate: LogLikelihood, random: RandomNumbers) -> State:
         """See `Kernel.step`."""
-        index = random.choice(len(self._moves))
-        proposal = self._moves[index].propose(
-            state.position, self._log_step[index].exp(), random
-        )
-        value, product = evaluate(proposal)
-        accept_prob = (value - state.values[0]).clamp_max(0.0).exp().nan_to_num(0.0)
+        proposal = self._propose(state.position, random.normal())
+        value = evaluate(proposal)
+        gain = (value - state.values[0]) * self._inverse
+        accept_prob = gain.clamp_max(0.0).exp().nan_to_num(0.0)
         accepted = random.uniform() < accept_prob
         if self._adapting:
-            self._adapt(index, accept_prob)
+            self._adapt(accept_prob)
         values = state.values.clone()
         values[0] = value
-        new = State(proposal, values, product if len(values) == 1 else state.product)
-        after = new.where(accepted, state)
-        if self._adapting:
-            for move in self._moves:
-                move.learn(after.position)
-        return after
+        return state._replace(position=proposal, values=values).where(accepted, state)
 
     def freeze(self) -> None:
         """See `Kernel.freeze`."""
         self._adapting = False
 
-    def _adapt(self, index: int, accept_prob: Tensor) -> None:
-        self._count[index] += 1
-        gain = (1 + self._count[index] / 20) ** -_FORGETTING
-        self._log_step[index] += gain * (accept_prob - self._target)
-        self._log_step[index].clamp_(max=math.log(_MAX_STEP))
+    def _propose(self, position: Tensor, noise: Tensor) -> Tensor:
+        step = self.steps[:, None]
+        beta, kept = _weights(step)
+        proposal = kept * position + beta * noise
+        if not self._basis.numel():
+            return proposal
+        own_beta, own_kept = _weights(step * self._scale)
+        along = (own_kept - kept) * (position @ self._basis)
+        along += (own_beta - beta) * (noise @ self._basis)
+        return proposal + along @ self._basis.T
+
+    def _adapt(self, accept_prob: Tensor) -> None:
+        self._count += 1
+        gain = (1 + self._count / 20) ** -_FORGETTING
+        self._log_step += gain * (accept_prob - self._target)
+        self._log_step.clamp_(max=math.log(_MAX_STEP))
 
 
-class Hamiltonian:
-    """Hamiltonian Monte Carlo of fixed length with an identity mass matrix.
+def _weights(step: Tensor) -> tuple[Tensor, Tensor]:
+    """β = min(1, step) and sqrt(1 - β²)."""
+    beta = step.clamp_max(1.0)
+    return beta, (1 - beta.square()).sqrt()
 
-    ℓ must be differentiable. A trajectory of fixed length with a Metropolis test is
-    reversible, unlike NUTS with its biased choice of the end point.
 
-    Source: Neal (2011), "MCMC using Hamiltonian dynamics".
+class Tempered:
+    """Crank-Nicolson moves at several temperatures, and exchanges between neighbours.
+
+    Every chain has replicas with laws ∝ N(x; 0, I) exp(ℓ(x)/T). Before or after a move of all
+    of them, by the toss of a coin, every other pair of neighbours in temperature is exchanged
+    with probability min(1, exp((1/T_i - 1/T_j)(ℓ(x_j) - ℓ(x_i)))). Hot replicas cross from
+    mode to mode, and what they find comes down. The coin makes the whole reversible.
+
+    Source: Geyer (Computing Science and Statistics, 1991); Earl & Deem (Phys. Chem. Chem.
+    Phys. 7, 2005).
 
     Args:
-        step_size: ε of the leapfrog integrator.
-        num_steps: of a trajectory.
+        num_chains: C.
+        temperatures: of the replicas, above 1 and increasing; the chain's own is 1.
+
+    Raises:
+        ValueError: if there is none, or they do not increase from 1.
     """
 
-    def __init__(self, *, step_size: float, num_steps: int) -> None:
-        self._step_size = check_positive("step_size", step_size)
-        self._num_steps = check_integer("num_steps", num_steps, 1)
+    def __init__(self, num_chains: int, temperatures: Sequence[float]) -> None:
+        ladder = torch.tensor([1.0, *temperatures], dtype=torch.float64)
+        if len(ladder) < 2 or not bool((ladder.diff() > 0).all()):
+            raise ValueError(
+                f"`temperatures` must increase and all be above 1; got {list(temperatures)}."
+            )
+        self._inverse = 1 / ladder
+        self._kernel = CrankNicolson(
+            num_chains * len(ladder), inverse_temperatures=self._inverse.repeat(num_chains)
+        )
 
     def step(self, state: State, evaluate: LogLikelihood, random: RandomNumbers) -> State:
         """See `Kernel.step`."""
-        product, values = state.product, state.values.clone()
-        likelihood = values[0]
+        if random.choice(2):
+            return self._exchange(self._move(state, evaluate, random), random)
+        return self._move(self._exchange(state, random), evaluate, random)
 
-        def energy(positions: Tensor, _: object) -> tuple[Tensor, Tensor]:
-            nonlocal product, likelihood
-            x = positions.detach().requires_grad_()
-            with torch.enable_grad():
-                likelihood, found = evaluate(x)
-                total = likelihood - x.square().sum(-1) / 2
-                (gradient,) = torch.autograd.grad(total.sum(), x)
-            likelihood, product = likelihood.detach(), found.detach()
-            return total.detach(), gradient
-
-        value, gradient = energy(state.position, None)
-        start = Point(state.position, random.normal(), value, gradient)
-        metric = Metric(torch.ones_like(state.position[0]))
-        done = transition(
-            energy,
-            metric,
-            start,
-            random.uniform(),
-            step_size=self._step_size,
-            num_steps=self._num_steps,
-        )
-        values[0] = likelihood
-        new = State(done.end.position, values, product if len(values) == 1 else state.product)
-        return new.where(done.accepted, state)
+    def inform(self, basis: Tensor, curvature: Tensor) -> None:
+        """See `Kernel.inform`."""
+        self._kernel.inform(basis, curvature)
 
     def freeze(self) -> None:
-        """See `Kernel.freeze`: nothing was adapted."""
+        """See `Kernel.freeze`."""
+        self._kernel.freeze()
+
+    def _move(self, state: State, evaluate: LogLikelihood, random: RandomNumbers) -> State:
+        position, value = _ladder(state)
+        count, dim = value.numel(), position.shape[-1]
+        none = position.new_empty(count, 0, dim), position.new_empty(count, 0)
+        flat = State(position.reshape(count, dim), value.reshape(1, count), *none)
+        moved = self._kernel.step(flat, evaluate, random)
+        return _from_ladder(
+            state, moved.position.view_as(position), moved.values.view_as(value)
+        )
+
+    def _exchange(self, state: State, random: RandomNumbers) -> State:
+        position, value = _ladder(state)
+        lower = torch.arange(random.choice(2), len(self._inverse) - 1, 2)
+        upper = lower + 1
+        gain = value[:, upper] - value[:, lower]
+        log_ratio = (self._inverse[lower] - self._inverse[upper]) * gain
+        uniform = random.uniform().view_as(value)[:, lower]
+        exchanged = (uniform.log() < log_ratio).long()
+        source = torch.arange(len(self._inverse)).repeat(len(position), 1)
+        source[:, lower] += exchanged
+        source[:, upper] -= exchanged
+        chains = torch.arange(len(position))[:, None]
+        return _from_ladder(state, position[chains, source], value[chains, source])
 
 
-def _blend(x: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
-    """Autoregression with the prior as its stationary law, coordinate by coordinate."""
-    return (1 - beta.square()).sqrt() * x + beta * noise
+def _ladder(state: State) -> tuple[Tensor, Tensor]:
+    """Positions (chains, temperatures, dim) and ℓ_0 (chains, temperatures), coldest first."""
+    position = torch.cat([state.position[:, None], state.replicas], 1)
+    return position, torch.cat([state.values[0][:, None], state.replica_values], 1)
+
+
+def _from_ladder(state: State, position: Tensor, value: Tensor) -> State:
+    """The state with these positions and values of ℓ_0."""
+    values = state.values.clone()
+    values[0] = value[:, 0]
+    return State(position[:, 0], values, position[:, 1:], value[:, 1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,8 @@ from inference._checks import check_integer
 from inference.progress import progress_bar
 from inference.rng import Stream, generator
 from probnet.datasets.fields import LevelSetGRF
-from probnet.neural_operator.delayed_acceptance import DelayedAcceptance
-from probnet.neural_operator.exact import levels
-from probnet.neural_operator.kernels import CrankNicolson, LocalMove, ScaledMove
+from probnet.neural_operator.exact import ExactChains, coarser
+from probnet.neural_operator.kernels import CrankNicolson, Tempered
 from probnet.neural_operator.observations import Observations
 from probnet.neural_operator.problem import Problem
 
@@ -25,7 +25,9 @@ FIRST_LENGTH = 12_000
 """Steps of the kernel in the first run; doubled until the chains agree."""
 
 _BURN_IN = 0.25
-_RADII = (0.2, 0.05)
+_WARMUP = 0.5  # of the first run, before it
+_INTERFACE = 0.2  # sds of the field over which derivatives take the jump of a to happen
+_TEMPERATURES = (1.8, 1.8**2, 1.8**3)
 
 
 class NotConvergedError(RuntimeError):
@@ -62,14 +64,16 @@ def run_chains(
     max_length: int = 64 * FIRST_LENGTH,
     first_length: int = FIRST_LENGTH,
     screen: bool = True,
+    temper: bool = True,
     progress: bool = True,
 ) -> Chains:
     """Run until R-hat of the misfit and of mean(a) and the difference between chains are small.
 
-    Preconditioned Crank-Nicolson in the white noise of the level-set prior: moves scaled mode
-    by mode, and local ones. The problem on coarser meshes screens proposals, see
-    `probnet.neural_operator.exact.levels`. The first quarter of every run is dropped, and
-    adaptation ends with the first quarter of the first run.
+    Preconditioned Crank-Nicolson in the cosine modes of the level-set prior, with smaller steps
+    in directions that the data determine, and with parallel tempering. The problem on coarser
+    meshes screens proposals, see `probnet.neural_operator.exact.ExactChains`. Half as many
+    steps as in the first run come before it, to adapt the sampler; then nothing changes, and
+    the first quarter of every run is dropped.
 
     Args:
         problem: with `solve`, and `halved` where there is a coarser mesh.
@@ -81,6 +85,7 @@ def run_chains(
         max_length: steps of the kernel, per chain, before giving up.
         first_length: steps of the kernel in the first run.
         screen: let coarser meshes screen; `False`: an exact solve at every step.
+        temper: run hotter replicas, whose states the chains exchange.
         progress: show a bar on a terminal.
 
     Raises:
@@ -91,37 +96,43 @@ def run_chains(
     check_integer("num_chains", num_chains, 2)
     first_length = check_integer("first_length", first_length, 1)
     max_length = check_integer("max_length", max_length, first_length)
-    sampler = _sampler(problem, observations, prior, num_chains, seed, screen=screen)
+    sampler = _sampler(
+        problem, observations, prior, num_chains, first_length, seed, screen, temper
+    )
     steps_per_test = sampler.steps_per_test
-    record = _Record(capacity=int(num_samples / (1 - _BURN_IN)) + 1)
+    warmup = int(_WARMUP * first_length) // steps_per_test
     steps = max(-(-first_length // steps_per_test), int(num_samples / (1 - _BURN_IN)) + 1)
-    warmup = int(_BURN_IN * steps)
+    record = _Record(capacity=int(num_samples / (1 - _BURN_IN)) + 1)
+    with progress_bar(warmup, 0, progress) as bar:
+        for _ in range(warmup):
+            sampler.step()
+            bar.advance(1, dict[str, str], warmup=True)
     while True:
         with progress_bar(steps, record.num_steps, progress) as bar:
             while record.num_steps < steps:
-                if record.num_steps == warmup:
-                    sampler.freeze()
                 state = sampler.step()
-                medium = prior.decode(state.position)
-                record.add(medium, state.product, -state.values[-1])
-                bar.advance(1, dict[str, str], warmup=record.num_steps <= warmup)
-        found = record.agreement(int(_BURN_IN * steps))
+                record.add(prior.decode_modes(state.position), -state.values[-1])
+                bar.advance(1, dict[str, str], warmup=False)
+        first_kept = int(_BURN_IN * steps)
+        found = record.agreement(first_kept)
         if _converged(found):
             break
         steps *= 2
         if steps * steps_per_test > max_length:
             raise NotConvergedError(_explain(found, steps // 2 * steps_per_test))
-    inputs, solutions, misfit = record.kept(int(_BURN_IN * steps), num_samples)
-    exact_solves = sampler.num_evaluations[-1]
-    ess = found["ess_mean_a"]
-    found |= {
+    inputs, misfit = record.kept(first_kept, num_samples)
+    solutions = problem.solve(problem.coefficients(inputs.double().flatten(0, 1))).float()
+    exact_solves, coarse_solves = sampler.num_solves
+    diagnosed: dict[str, Any] = {
+        **found,
         "num_steps_per_chain": steps * steps_per_test,
-        "n_exact_solves": exact_solves,
-        "n_coarse_solves": sum(sampler.num_evaluations[:-1]),
-        "exact_solves_per_effective_sample": exact_solves / ess,
+        "n_exact_solves": exact_solves + num_chains * num_samples,
+        "n_coarse_solves": coarse_solves,
+        "exact_solves_per_effective_sample": exact_solves / found["ess_mean_a"],
         "exact_accept_rate": float(sampler.accept_rate.mean()),
     }
-    return Chains(inputs, solutions, misfit, sampler.accept_rate, found)
+    solutions = solutions.reshape(num_chains, num_samples, -1)
+    return Chains(inputs, solutions, misfit, sampler.accept_rate, diagnosed)
 
 
 def _sampler(
@@ -129,58 +140,87 @@ def _sampler(
     observations: Observations,
     prior: LevelSetGRF,
     num_chains: int,
+    first_length: int,
     seed: int,
-    *,
     screen: bool,
-) -> DelayedAcceptance:
-    moves = [
-        ScaledMove(prior.to_modes, prior.from_modes),
-        *(LocalMove(prior.grid, radius) for radius in _RADII),
-    ]
+    temper: bool,
+) -> ExactChains:
+    """The chains at independent draws of the prior, and their replicas."""
+    hot = len(_TEMPERATURES) if temper else 0
     starts = [
-        torch.randn(prior.dim, generator=generator(seed, Stream.INIT, c), dtype=torch.float64)
+        torch.randn(
+            1 + hot, prior.dim, generator=generator(seed, Stream.INIT, c), dtype=torch.float64
+        )
         for c in range(num_chains)
     ]
-    return DelayedAcceptance(
-        levels(problem, observations, prior.decode, screen=screen),
-        CrankNicolson(num_chains, moves),
-        torch.stack(starts),
+    start = torch.stack(starts)
+    return ExactChains(
+        problem,
+        observations,
+        prior.decode_modes,
+        Tempered(num_chains, _TEMPERATURES) if temper else CrankNicolson(num_chains),
+        start[:, 0],
+        replicas=start[:, 1:],
+        sensitivity=_sensitivity(problem, observations, prior),
+        num_warmup=int(_WARMUP * first_length),
+        screen=screen,
         seed=seed,
     )
 
 
+def _sensitivity(
+    problem: Problem, observations: Observations, prior: LevelSetGRF
+) -> Callable[[Tensor], Tensor]:
+    """Derivatives over σ of what the sensors see, through the coarsest mesh.
+
+    Those of the sharp medium are zero almost everywhere; a smooth interface stands in for it.
+    """
+    cheap = [*coarser(problem), problem][0]
+    observe = cheap.observation_operator(observations.sensors)
+
+    def jacobian(modes: Tensor) -> Tensor:
+        copies = modes.repeat(len(observations.y), 1).requires_grad_()
+        with torch.enable_grad():
+            medium = prior.decode_modes(copies, width=_INTERFACE)
+            seen = observe(cheap.solve(cheap.coefficients(medium))).diagonal().sum()
+            (rows,) = torch.autograd.grad(seen, copies)
+        return rows / observations.noise_sd
+
+    return jacobian
+
+
 class _Record:
-    """Traces of every exact step, and a bounded number of evenly spaced states.
+    """Traces of every exact step, and a bounded number of evenly spaced media.
 
     Args:
-        capacity: states kept; when there are twice as many, every other one is dropped.
+        capacity: media kept; when there are twice as many, every other one is dropped.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity, self._stride = capacity, 1
         self._misfit: list[Tensor] = []
         self._mean: list[Tensor] = []
-        self._states: list[tuple[Tensor, Tensor]] = []
+        self._media: list[Tensor] = []
 
     @property
     def num_steps(self) -> int:
         return len(self._misfit)
 
-    def add(self, medium: Tensor, solution: Tensor, misfit: Tensor) -> None:
+    def add(self, medium: Tensor, misfit: Tensor) -> None:
         self._misfit.append(misfit)
         self._mean.append(medium.flatten(1).mean(-1))
         if self.num_steps % self._stride == 0:
-            self._states.append((medium.float(), solution.float()))
-            if len(self._states) == 2 * self._capacity:
-                self._states, self._stride = self._states[1::2], 2 * self._stride
+            self._media.append(medium.float())
+            if len(self._media) == 2 * self._capacity:
+                self._media, self._stride = self._media[1::2], 2 * self._stride
 
-    def agreement(self, burn_in: int) -> dict[str, float]:
+    def agreement(self, first: int) -> dict[str, float]:
         """R-hat of misfit and mean(a), their ESS, and the difference between chains."""
         misfit, mean = (
-            torch.stack(trace[burn_in:], 1).numpy() for trace in (self._misfit, self._mean)
+            torch.stack(trace[first:], 1).numpy() for trace in (self._misfit, self._mean)
         )
-        states = self._states[burn_in // self._stride :]
-        chain_means = torch.stack([a for a, _ in states]).double().mean(0).flatten(1)
+        media = torch.stack(self._media[first // self._stride :]).double()
+        chain_means = media.mean(0).flatten(1)
         return {
             "rhat_misfit": _rhat(misfit),
             "rhat_mean_a": _rhat(mean),
@@ -191,15 +231,13 @@ class _Record:
             ),
         }
 
-    def kept(self, burn_in: int, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Evenly spaced draws after the burn-in, chain axis first."""
-        first = burn_in // self._stride
-        picked = np.linspace(first, len(self._states) - 1, num_samples).round().astype(int)
-        media, solutions = (
-            torch.stack([self._states[i][part] for i in picked], 1) for part in (0, 1)
-        )
+    def kept(self, first: int, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Media and misfits, evenly spaced after the first steps, chain axis first."""
+        start = first // self._stride
+        picked = np.linspace(start, len(self._media) - 1, num_samples).round().astype(int)
+        media = torch.stack([self._media[i] for i in picked], 1)
         steps = (picked + 1) * self._stride - 1
-        return media, solutions, torch.stack([self._misfit[i] for i in steps], 1)
+        return media, torch.stack([self._misfit[i] for i in steps], 1)
 
 
 def _rhat(values: np.ndarray) -> float:

@@ -5,7 +5,7 @@ import torch
 
 from inference import diagnostics
 from probnet.neural_operator.delayed_acceptance import DelayedAcceptance, Level
-from probnet.neural_operator.kernels import CrankNicolson, Hamiltonian, LocalMove, ScaledMove
+from probnet.neural_operator.kernels import CrankNicolson, Tempered
 
 DIM, NOISE_SD = 3, 0.5
 OPERATOR = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -0.7]], dtype=torch.float64)
@@ -15,25 +15,25 @@ LIMIT = 4.5  # standard errors; two-sided p of 7e-6, and about 30 comparisons in
 
 
 def log_likelihood(operator, shift=0.0):
-    """ℓ(x) = -|y - Ax - shift|²/2σ², with Ax as by-product."""
+    """ℓ(x) = -|y - Ax - shift|²/2σ²."""
 
     def evaluate(x):
-        u = x @ operator.T
-        return -(Y - u - shift).square().sum(-1) / (2 * NOISE_SD**2), u
+        return -(Y - x @ operator.T - shift).square().sum(-1) / (2 * NOISE_SD**2)
 
     return evaluate
 
 
-def closed_form():
-    precision = torch.eye(DIM, dtype=torch.float64) + OPERATOR.T @ OPERATOR / NOISE_SD**2
+def closed_form(operator=None, shift=0.0, temperature=1.0):
+    operator = OPERATOR if operator is None else operator
+    variance = temperature * NOISE_SD**2
+    precision = torch.eye(DIM, dtype=torch.float64) + operator.T @ operator / variance
     covariance = torch.linalg.inv(precision)
-    return covariance @ OPERATOR.T @ Y / NOISE_SD**2, covariance
+    return covariance @ operator.T @ (Y - shift) / variance, covariance
 
 
-def run(levels, kernel, num_chains=40, num_warmup=200, num_steps=600, seed=0):
-    chains = DelayedAcceptance(
-        levels, kernel, torch.zeros(num_chains, DIM, dtype=torch.float64), seed=seed
-    )
+def run(levels, kernel, num_chains=40, num_warmup=200, num_steps=600, num_hot=0, seed=0):
+    start = torch.zeros(num_chains, 1 + num_hot, DIM, dtype=torch.float64)
+    chains = DelayedAcceptance(levels, kernel, start[:, 0], replicas=start[:, 1:], seed=seed)
     for _ in range(num_warmup):
         chains.step()
     chains.freeze()
@@ -65,23 +65,25 @@ BETWEEN = Level(log_likelihood((OPERATOR + WRONG_OPERATOR) / 2), num_steps=3)
 
 
 @pytest.mark.parametrize(
-    ("levels", "kernel"),
+    ("levels", "kernel", "num_hot"),
     [
-        ([EXACT], CrankNicolson),
-        ([WRONG, EXACT], CrankNicolson),
-        ([WRONG, BETWEEN, EXACT], CrankNicolson),
-        ([WRONG, EXACT], lambda n: Hamiltonian(step_size=0.4, num_steps=3)),
-        ([EXACT], lambda n: Hamiltonian(step_size=0.4, num_steps=3)),
+        ([EXACT], CrankNicolson(40), 0),
+        ([WRONG, EXACT], CrankNicolson(40), 0),
+        ([WRONG, BETWEEN, EXACT], CrankNicolson(40), 0),
+        ([EXACT], Tempered(40, [2.0, 5.0]), 2),
+        ([WRONG, EXACT], Tempered(40, [2.0, 5.0]), 2),
+        ([WRONG, BETWEEN, EXACT], Tempered(40, [3.0]), 1),
     ],
-    ids=["pcn", "two levels", "three levels", "hmc inside", "hmc"],
+    ids=["pcn", "two levels", "three", "tempered", "tempered, two levels", "tempered, three"],
 )
-def test_the_law_is_the_exact_posterior(levels, kernel):
-    draws, chains = run(levels, kernel(40))
+def test_the_law_is_the_exact_posterior(levels, kernel, num_hot):
+    draws, chains = run(levels, kernel, num_hot=num_hot)
     mean, covariance = closed_form()
     assert abs(z_scores(draws, mean)).max() < LIMIT
     assert abs(z_scores(second_moments(draws), moments(mean, covariance))).max() < LIMIT
     assert bool((chains.accept_rate > 0.1).all())
-    torch.testing.assert_close(chains.state.product, chains.state.position @ OPERATOR.T)
+    exact = levels[-1].log_likelihood(chains.state.position)
+    torch.testing.assert_close(chains.state.values[-1], exact)
 
 
 def test_without_the_exact_test_the_wrong_surrogate_shows():
@@ -89,16 +91,21 @@ def test_without_the_exact_test_the_wrong_surrogate_shows():
     assert abs(z_scores(draws, closed_form()[0])).max() > 10
 
 
-def test_detailed_balance_with_a_wrong_surrogate():
+@pytest.mark.parametrize("temperature", [None, 4.0])
+def test_detailed_balance_with_a_wrong_surrogate(temperature):
     """In equilibrium (x, x') and (x', x) have one law: E[f(x) g(x') - g(x) f(x')] = 0."""
     num_chains = 1500
     mean, covariance = closed_form()
     generator = torch.Generator().manual_seed(1)
-    noise = torch.randn(num_chains, DIM, generator=generator, dtype=torch.float64)
-    start = mean + noise @ torch.linalg.cholesky(covariance).T
+    noise = torch.randn(2, num_chains, DIM, generator=generator, dtype=torch.float64)
+    start, replicas = mean + noise[0] @ torch.linalg.cholesky(covariance).T, None
     kernel = CrankNicolson(num_chains, step=0.7)
+    if temperature is not None:
+        hot_mean, hot_covariance = closed_form(WRONG_OPERATOR, 0.2, temperature)
+        replicas = hot_mean + noise[1] @ torch.linalg.cholesky(hot_covariance).T
+        replicas, kernel = replicas[:, None], Tempered(num_chains, [temperature])
     kernel.freeze()
-    chains = DelayedAcceptance([WRONG, EXACT], kernel, start, seed=2)
+    chains = DelayedAcceptance([WRONG, EXACT], kernel, start, replicas=replicas, seed=2)
     flux = []
     for _ in range(10):
         before, after = chains.state.position, chains.step().position
@@ -109,14 +116,54 @@ def test_detailed_balance_with_a_wrong_surrogate():
     assert abs(float(per_chain.mean() / (per_chain.std() / num_chains**0.5))) < LIMIT
 
 
-@pytest.mark.parametrize("adapts", [False, True])
-@pytest.mark.parametrize("move", ["scaled", "local"])
-def test_moves_leave_the_prior_as_it_is(move, adapts):
+def two_modes(x):
+    """Half at x_1 > 0, half at x_1 < 0, twelve standard deviations apart."""
+    off = torch.cat([x[:, :1].abs() - 0.9, x[:, 1:]], 1)
+    return -off.square().sum(-1) / (2 * 0.15**2)
+
+
+def test_replicas_carry_chains_from_mode_to_mode():
+    level, shares = Level(two_modes), {}
+    start = torch.zeros(20, 7, 8, dtype=torch.float64)
+    start[..., 0] = 0.9
+    for name, kernel, hot in (
+        ("tempered", Tempered(20, [2.0**k for k in range(1, 7)]), start[:, 1:]),
+        ("alone", CrankNicolson(20), None),
+    ):
+        chains = DelayedAcceptance([level], kernel, start[:, 0], replicas=hot, seed=0)
+        for _ in range(300):
+            chains.step()
+        chains.freeze()
+        signs = torch.stack([(chains.step().position[:, 0] > 0) for _ in range(1500)], 1)
+        shares[name] = signs.double().numpy()
+    mean, ess = shares["tempered"].mean(), diagnostics.ess(shares["tempered"])
+    assert ess > 100
+    assert abs(mean - 0.5) < LIMIT * 0.5 / ess**0.5
+    assert (shares["alone"].mean(1) > 0.99).mean() > 0.5
+
+
+def test_replicas_have_the_tempered_law():
+    draws = []
+    start = torch.zeros(200, 2, DIM, dtype=torch.float64)
+    kernel = Tempered(200, [4.0])
+    chains = DelayedAcceptance([EXACT], kernel, start[:, 0], replicas=start[:, 1:], seed=3)
+    for step in range(500):
+        state = chains.step()
+        if step == 200:
+            chains.freeze()
+        if step > 200:
+            draws.append(state.replicas[:, 0])
+    draws = torch.stack(draws, 1)
+    mean, covariance = closed_form(temperature=4.0)
+    assert abs(z_scores(draws, mean)).max() < LIMIT
+    assert abs(z_scores(second_moments(draws), moments(mean, covariance))).max() < LIMIT
+
+
+def test_moves_leave_the_prior_as_it_is():
     """Without data every proposal is accepted and N(0, I) stays, pair by pair symmetric."""
-    num_chains, shape = 1500, (3, 4)
-    moves = [ScaledMove(adapts=adapts) if move == "scaled" else LocalMove(shape, 0.3)]
-    kernel = CrankNicolson(num_chains, moves, step=0.6)
-    flat = Level(lambda x: (x.new_zeros(len(x)), x[:, :0]))
+    num_chains = 1500
+    kernel = CrankNicolson(num_chains, step=0.6)
+    flat = Level(lambda x: x.new_zeros(len(x)))
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(num_chains, 12, generator=generator, dtype=torch.float64)
     chains = DelayedAcceptance([flat], kernel, start, seed=1)
@@ -155,8 +202,7 @@ def test_a_chain_does_not_depend_on_how_many_there_are():
 
 def test_non_finite_likelihoods_are_refused():
     def broken(x):
-        value, product = log_likelihood(OPERATOR)(x)
-        return torch.where(x[:, 0] > 0.5, torch.nan, value), product
+        return torch.where(x[:, 0] > 0.5, torch.nan, log_likelihood(OPERATOR)(x))
 
     draws, _ = run([WRONG, Level(broken, 5)], CrankNicolson(10), num_chains=10, num_steps=200)
     assert float(draws[..., 0].max()) <= 0.5
@@ -169,5 +215,6 @@ def test_bad_arguments():
         DelayedAcceptance([Level(EXACT.log_likelihood, 0)], CrankNicolson(1), Y[None], seed=0)
     with pytest.raises(ValueError, match="`target_accept_prob`"):
         CrankNicolson(1, target_accept_prob=1.0)
-    with pytest.raises(ValueError, match="`radius` must be a finite number > 0"):
-        LocalMove((3, 3), 0.0)
+    for temperatures in ([], [1.0], [3.0, 2.0]):
+        with pytest.raises(ValueError, match="`temperatures` must increase and all be above 1"):
+            Tempered(1, temperatures)

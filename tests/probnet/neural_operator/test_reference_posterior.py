@@ -141,7 +141,7 @@ def test_sensors_on_the_boundary_leave_the_prior():
 def test_chains_that_disagree_are_refused():
     y, sensors = data(num_sensors=40)
     with pytest.raises(
-        NotConvergedError, match="the chains disagree after 120 steps each: R-hat"
+        NotConvergedError, match="the chains disagree after 100 steps each: R-hat"
     ):
         PDE.reference_posterior(
             y + 0.05,
