@@ -112,7 +112,13 @@ class LevelSetGRF(FieldSampler):
 
     def field(self, white: Tensor) -> Tensor:
         """The Gaussian field g (..., n, n) of white noise (..., n²)."""
-        return self._field(self.to_modes(white))
+        return self.field_of_modes(self.to_modes(white))
+
+    def field_of_modes(self, modes: Tensor) -> Tensor:
+        """The Gaussian field g (..., n, n) of the DCT of white noise (..., n²)."""
+        dct = self._dct.to(modes)
+        square = modes.reshape(*modes.shape[:-1], *self.grid)
+        return dct.T @ (self._eigenvalues.to(modes) * square) @ dct
 
     def decode(self, white: Tensor) -> Tensor:
         """The medium a (..., n, n) of white noise (..., n²)."""
@@ -126,7 +132,7 @@ class LevelSetGRF(FieldSampler):
             width: 0, or that of a smooth interface in units of the field's sd over the nodes:
                 log a is then the logistic function of g/width, with a gradient.
         """
-        field = self._field(modes)
+        field = self.field_of_modes(modes)
         if not width:
             return torch.where(field > 0, self.high, self.low).to(modes.dtype)
         sd = field.detach().std((-2, -1), keepdim=True)
@@ -137,11 +143,6 @@ class LevelSetGRF(FieldSampler):
         square = white.reshape(*white.shape[:-1], *self.grid)
         dct = self._dct.to(white)
         return (dct @ square @ dct.T).reshape(white.shape)
-
-    def _field(self, modes: Tensor) -> Tensor:
-        dct = self._dct.to(modes)
-        square = modes.reshape(*modes.shape[:-1], *self.grid)
-        return dct.T @ (self._eigenvalues.to(modes) * square) @ dct
 
     @cached_property
     def _dct(self) -> Tensor:

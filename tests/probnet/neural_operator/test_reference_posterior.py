@@ -9,7 +9,8 @@ from inference import diagnostics
 from probnet.datasets.fields import LevelSetGRF
 from probnet.neural_operator import Darcy2D
 from probnet.neural_operator.inverse_posterior import InversePosterior
-from probnet.neural_operator.reference_chains import NotConvergedError
+from probnet.neural_operator.observations import check_observations
+from probnet.neural_operator.reference_chains import NotConvergedError, _sensitivity
 
 PDE = Darcy2D(source=10.0, mesh=(8, 8))
 PRIOR = LevelSetGRF(tau=3.0, num_nodes=5)
@@ -136,6 +137,28 @@ def test_sensors_on_the_boundary_leave_the_prior():
     prior_share = (PRIOR.sample(2000, seed=2) > 7.5).double().mean((1, 2))
     ratio = share.std() / float(prior_share.std())
     assert abs(ratio - 1) < LIMIT * (1 / (2 * diagnostics.ess(share))) ** 0.5 + 0.05
+
+
+def test_sensitivities_are_those_of_a_smooth_interface():
+    """Central differences of what sensors see of the coarsest mesh, over the noise's sd."""
+    pde, prior = Darcy2D(mesh=(24, 24)), LevelSetGRF(num_nodes=7)
+    sensors = torch.tensor([[0.3, 0.4], [0.8, 0.6]], dtype=torch.float64)
+    observations = check_observations(pde, torch.zeros(2), sensors, 0.02)
+    x = torch.randn(49, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = _sensitivity(pde, observations, prior)(x)
+    assert found.shape == (2, 49)
+    half = pde.halved()
+
+    def predict(modes):
+        # the scale of the interface is that of the field at x
+        width = 0.2 * float(prior.field_of_modes(x).std() / prior.field_of_modes(modes).std())
+        u = half.solve(half.coefficients(prior.decode_modes(modes[None], width=width)))
+        return half.interpolate(u, sensors)[0] / 0.02
+
+    for k in (1, 8, 30):
+        step = torch.zeros(49, dtype=torch.float64).index_fill_(0, torch.tensor(k), 1e-5)
+        slope = (predict(x + step) - predict(x - step)) / 2e-5
+        torch.testing.assert_close(found[:, k], slope, rtol=1e-4, atol=1e-6)
 
 
 def test_chains_that_disagree_are_refused():
