@@ -89,7 +89,7 @@ class SensorError:
         num_inputs = len(self.at_nodes)
         check_shape("residual", residual.shape[1:], self.mean.shape, "one value per sensor")
         node_mean = self.at_nodes.mean(0)
-        scale = (num_inputs - 1) ** -0.5
+        scale = num_inputs**-0.5  # of the same moments as Σ_e
         factors = torch.randn(
             len(residual), num_inputs, generator=generator, dtype=residual.dtype
         )
