@@ -59,7 +59,7 @@ def invert(
         method: `"nuts"`, `"hmc"` (all chains at once) or `"svi"` (a Gaussian guide).
         num_chains: chains; SVI returns one, of independent draws.
         num_samples: draws kept per chain.
-        num_warmup: steps before the first draw, 150 by default.
+        num_warmup: steps before the first draw, 100 by default, 150 for `"hmc"`.
         seed: of everything random.
         model_error: `"validation"`, a `ModelError`, or `None` to trust the network.
         exact_correction: see above.
