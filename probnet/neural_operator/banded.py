@@ -42,7 +42,8 @@ def solve_stiffness(coefficients: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _lower_bands(a: np.ndarray) -> np.ndarray:
     """Rows of A from the diagonal down, (B, num_inner, ny + 1): Fortran bands, transposed.
 
-    A node couples with itself and with its four neighbours that come later.
+    A node couples with itself and with its four neighbours that come later. Of a width of 1 or
+    2 some of these bands coincide, in entries that do not.
     """
     count, nx, ny = a.shape
     ratio, width = nx / ny, ny - 1

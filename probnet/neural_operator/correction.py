@@ -54,12 +54,14 @@ def reweight(
         log_surrogate: log likelihood that they were drawn under, shape (chain, draw).
     """
     shape = base.shape[:2]
-    log_exact, solutions = _evaluate(model, observations, base.flatten(0, 1))
+    exact = SolverLikelihood(model.problem, observations, model.decode_base)
+    solutions = exact.solve(base.flatten(0, 1))
+    log_exact = exact.of_solutions(solutions)
     difference = log_exact - log_surrogate.flatten()
     smoothed, pareto_k = diagnostics.pareto_smoothed(difference.numpy())
     return Corrected(
         base=base,
-        solutions=solutions.unflatten(0, shape),
+        solutions=solutions.flatten(1).unflatten(0, shape),
         log_exact=log_exact.unflatten(0, shape),
         log_weight=torch.from_numpy(smoothed).unflatten(0, shape),
         diagnostics={
@@ -69,15 +71,6 @@ def reweight(
             "reweighted": pareto_k < PARETO_LIMIT,
         },
     )
-
-
-def _evaluate(
-    model: LatentModel, observations: Observations, base: Tensor
-) -> tuple[Tensor, Tensor]:
-    """ℓ(w) (n,) and nodal solutions (n, num_nodes) by the exact solver, of w (n, dim)."""
-    solutions = SolverLikelihood(model.problem, observations, model.decode_base).solve(base)
-    observe = model.problem.observation_operator(observations.sensors)
-    return observations.log_likelihood(observe(solutions)), solutions.flatten(1)
 
 
 def delayed_acceptance(
@@ -117,7 +110,7 @@ def delayed_acceptance(
 
     start = torch.linalg.solve_triangular(factor, (base[:, -1] - centre).T, upper=False).T
     warmup = int(_WARMUP * num_samples)
-    kept: list[Tensor] = []
+    kept: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         chains = ExactChains(
             model.problem,
@@ -135,18 +128,19 @@ def delayed_acceptance(
                     chains.step()
                 bar.advance(1, dict[str, str], warmup=draw < warmup)
                 if draw >= warmup:
-                    kept.append(to_base(chains.state.position))
-        w = torch.stack(kept, 1)
-        log_exact, solutions = _evaluate(model, observations, w.flatten(0, 1))
-    shape = w.shape[:2]
+                    v = chains.state.position
+                    kept.append((v, chains.state.values[-1] - tilt(v)))
+        v, log_exact = (torch.stack(part, 1) for part in zip(*kept, strict=True))
+        different, which = v.flatten(0, 1).unique(dim=0, return_inverse=True)
+        solutions = chains.exact.solve(different).flatten(1)[which]
     exact_solves, coarse_solves = chains.num_solves
     return Corrected(
-        base=w,
-        solutions=solutions.unflatten(0, shape),
-        log_exact=log_exact.unflatten(0, shape),
-        log_weight=torch.zeros(shape, dtype=w.dtype),
+        base=to_base(v),
+        solutions=solutions.unflatten(0, v.shape[:2]),
+        log_exact=log_exact,
+        log_weight=torch.zeros_like(log_exact),
         diagnostics={
-            "n_exact_solves": exact_solves + len(log_exact),
+            "n_exact_solves": exact_solves + len(different),
             "n_coarse_solves": coarse_solves,
             "exact_accept_rate": float(chains.accept_rate.mean()),
             "reweighted": False,

@@ -110,8 +110,9 @@ class Darcy2D(Problem):
         if self._pooling == 1:
             rows, columns = (_nearest(n, g).to(inputs.device) for n, g in sizes)
             return inputs[..., rows[:, None], columns]
-        left, right = (_shares(n, g, self._pooling).to(inputs) for n, g in sizes)
-        return (left @ inputs.log() @ right.T).exp()
+        logs = inputs.log()
+        left, right = (_shares(n, g, self._pooling).to(logs) for n, g in sizes)
+        return (left @ logs @ right.T).exp()
 
     def check_coefficients(self, name: str, cells: Values) -> Tensor:
         """Return cell values `(*batch, nx, ny)` as float64, or raise unless finite and > 0."""
@@ -262,12 +263,14 @@ def _line(cells: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @cache
+@torch.inference_mode(False)  # what is kept serves calls with gradients too
 def _nearest(cells: int, nodes: int) -> Tensor:
     """Of equal cells of a line the nearest of nodes that span it, the upper of two as near."""
     return ((2 * torch.arange(cells) + 1) * (nodes - 1) + cells) // (2 * cells)
 
 
 @cache
+@torch.inference_mode(False)
 def _shares(blocks: int, nodes: int, size: int) -> Tensor:
     """Every node's share (columns) of blocks (rows) of `size` cells that `_nearest` fills."""
     filled = torch.nn.functional.one_hot(_nearest(blocks * size, nodes), nodes).double()

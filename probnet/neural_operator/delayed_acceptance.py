@@ -105,6 +105,11 @@ class RandomNumbers:
 class Kernel(Protocol):
     """A transition of all chains, each reversible with respect to N(0, I) exp(ℓ)."""
 
+    @property
+    def num_replicas(self) -> int:
+        """Hotter replicas of every chain."""
+        ...
+
     def step(self, state: State, evaluate: LogLikelihood, random: RandomNumbers) -> State:
         """One transition.
 
@@ -146,7 +151,8 @@ class DelayedAcceptance:
         num_accepted: how many of them passed, by chain.
 
     Raises:
-        ValueError: if there is no level, or a number of steps is below 1.
+        ValueError: if there is no level, a number of steps is below 1, the replicas are not
+            those of the kernel, or a chain starts where a likelihood is not finite.
     """
 
     def __init__(
@@ -171,7 +177,17 @@ class DelayedAcceptance:
         self.num_evaluations = [0 for _ in levels]
         self.num_tested = torch.zeros(chains, dtype=torch.int64)
         self.num_accepted = torch.zeros(chains, dtype=torch.int64)
+        if hot.shape[1] != kernel.num_replicas:
+            raise ValueError(
+                f"`replicas` must have shape (chains, {kernel.num_replicas}, dim) for this "
+                f"kernel; got {tuple(hot.shape)}."
+            )
         self.state = self._evaluated(position, hot)
+        if not bool(self.state.values.isfinite().all()):
+            raise ValueError(
+                "`position` must have a finite log likelihood of every level in every chain; "
+                f"got {self.state.values.tolist()}."
+            )
 
     def step(self) -> State:
         """Advance every chain by one step of the exact level."""

@@ -46,7 +46,11 @@ class SolverLikelihood:
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Log likelihoods (chains,)."""
-        return self._observations.log_likelihood(self.predict(positions) + self.shift)
+        return self.of_solutions(self.solve(positions))
+
+    def of_solutions(self, solutions: Tensor) -> Tensor:
+        """Log likelihoods (chains,) of solutions (chains, *solution_shape)."""
+        return self._observations.log_likelihood(self._observe(solutions) + self.shift)
 
     def predict(self, positions: Tensor) -> Tensor:
         """H G(a(x)), shape (chains, num_sensors)."""
@@ -82,10 +86,14 @@ class ExactChains:
         num_warmup: steps of the kernel after which nothing is adapted.
         replicas: where those of a tempered kernel start, shape (chains, hot, dim).
         tilt: a function of positions that is added to ℓ of every level.
-        sensitivity: J at a position (dim,), shape (num_sensors, dim), perhaps approximate;
-            without it every direction is the same to the kernel.
+        sensitivity: J at a position (dim,), shape (num_sensors, dim), perhaps approximate, by
+            two solves a row on the coarsest mesh; without it, or without rows, every direction
+            is the same to the kernel.
         screen: `False`: the finest mesh decides at every step.
         seed: of everything random.
+
+    Attributes:
+        num_warmup: the same in steps of the exact level.
     """
 
     def __init__(
@@ -103,7 +111,8 @@ class ExactChains:
         screen: bool = True,
         seed: int,
     ) -> None:
-        problems = [*(coarser(problem) if screen else []), problem]
+        coarse = coarser(problem)
+        problems = [*(coarse if screen else []), problem]
         self._likelihoods = [SolverLikelihood(p, observations, decode) for p in problems]
         levels = [
             Level(each if tilt is None else _tilted(each, tilt), steps)
@@ -111,10 +120,12 @@ class ExactChains:
         ]
         self._chains = DelayedAcceptance(levels, kernel, position, replicas=replicas, seed=seed)
         self._kernel, self._sensitivity = kernel, sensitivity
-        self._num_warmup = num_warmup // self._chains.steps_per_test
+        self.num_warmup = num_warmup // self._chains.steps_per_test
         self._num_done, self._shift_solves = 0, 0
+        self._sensitivity_solves = {"exact": 0, "coarse": 0}
+        self._sensitivity_by = "coarse" if coarse else "exact"
         self._seen: list[Tensor] = []
-        if not self._num_warmup:
+        if not self.num_warmup:
             self._chains.freeze()
 
     @property
@@ -136,7 +147,11 @@ class ExactChains:
     def num_solves(self) -> tuple[int, int]:
         """Solves so far, of the finest mesh and of all others."""
         *coarse, exact = self._chains.num_evaluations
-        return exact + self._shift_solves, sum(coarse) + len(coarse) * self._shift_solves
+        learned = self._sensitivity_solves
+        return (
+            exact + self._shift_solves + learned["exact"],
+            sum(coarse) + len(coarse) * self._shift_solves + learned["coarse"],
+        )
 
     @property
     def state(self) -> State:
@@ -147,22 +162,22 @@ class ExactChains:
         """Advance every chain by one step of the exact level."""
         state = self._chains.step()
         self._num_done += 1
-        if self._num_done <= self._num_warmup:
+        if self._num_done <= self.num_warmup:
             self._warm_up(state.position)
         return self.state
 
     def _warm_up(self, position: Tensor) -> None:
         """Take note of the chains' positions, and learn when it is time."""
-        if self._num_done % max(1, self._num_warmup // 256) == 0:
+        if self._num_done % max(1, self.num_warmup // 256) == 0:
             self._seen.append(position)
-        if self._num_done in {self._num_warmup // part for part in _LEARN_AT} and self._seen:
+        if self._num_done in {self.num_warmup // part for part in _LEARN_AT} and self._seen:
             seen = torch.cat(self._seen[len(self._seen) // 2 :])
             some = seen[torch.linspace(0, len(seen) - 1, _STATES).long().unique()]
             if len(self._likelihoods) > 1:
                 self._shift(some)
             if self._sensitivity is not None:
                 self._inform(some, self._sensitivity)
-        if self._num_done == self._num_warmup:
+        if self._num_done == self.num_warmup:
             self._chains.freeze()
             self._seen.clear()
 
@@ -177,9 +192,13 @@ class ExactChains:
     def _inform(self, positions: Tensor, sensitivity: Callable[[Tensor], Tensor]) -> None:
         """Tell the kernel the directions that the data determine, on average over positions."""
         rows = torch.cat([sensitivity(x) for x in positions]) / len(positions) ** 0.5
-        curvature, basis = torch.linalg.eigh(rows.T @ rows)
+        self._sensitivity_solves[self._sensitivity_by] += 2 * len(rows)
+        tall = len(rows) > rows.shape[1]
+        curvature, vectors = torch.linalg.eigh(rows.T @ rows if tall else rows @ rows.T)
         informed = curvature > _LEAST_CURVATURE
-        self._kernel.inform(basis[:, informed].contiguous(), curvature[informed])
+        curvature, vectors = curvature[informed], vectors[:, informed]
+        basis = vectors if tall else rows.T @ vectors / curvature.sqrt()
+        self._kernel.inform(basis.contiguous(), curvature)
 
 
 def coarser(problem: Problem) -> list[Problem]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from inference._checks import check_fraction, check_integer, check_positive
 from probnet.neural_operator.delayed_acceptance import LogLikelihood, RandomNumbers, State
 
-_MAX_STEP = 8.0  # scales are below one, and their product is cut at one
+_MAX_STEP = 8.0  # with informed scales, which are below one; a product is cut at one
 _FORGETTING = 0.6  # exponent of the Robbins-Monro gains
 
 
@@ -48,8 +48,14 @@ class CrankNicolson:
         self._target = check_fraction("target_accept_prob", target_accept_prob, closed=False)
         ones = torch.ones(num_chains, dtype=torch.float64)
         self._inverse = ones if inverse_temperatures is None else inverse_temperatures
-        self._basis, self._scale = torch.empty(0), torch.empty(0)
+        self._basis: Tensor | None = None
+        self._scale, self._largest = ones[:, None], 1.0
         self._count, self._adapting = 0, True
+
+    @property
+    def num_replicas(self) -> int:
+        """None."""
+        return 0
 
     @property
     def steps(self) -> Tensor:
@@ -58,8 +64,10 @@ class CrankNicolson:
 
     def inform(self, basis: Tensor, curvature: Tensor) -> None:
         """See `Kernel.inform`."""
-        self._basis = basis
+        self._basis = basis if basis.numel() else None
         self._scale = (1 + self._inverse[:, None] * curvature).rsqrt()
+        self._largest = 1.0 if self._basis is None else _MAX_STEP
+        self._count = 0  # b means something else now, and has a way to go
 
     def step(self, state: State, evaluate: LogLikelihood, random: RandomNumbers) -> State:
         """See `Kernel.step`."""
@@ -82,7 +90,7 @@ class CrankNicolson:
         step = self.steps[:, None]
         beta, kept = _weights(step)
         proposal = kept * position + beta * noise
-        if not self._basis.numel():
+        if self._basis is None:
             return proposal
         own_beta, own_kept = _weights(step * self._scale)
         along = (own_kept - kept) * (position @ self._basis)
@@ -93,7 +101,7 @@ class CrankNicolson:
         self._count += 1
         gain = (1 + self._count / 20) ** -_FORGETTING
         self._log_step += gain * (accept_prob - self._target)
-        self._log_step.clamp_(max=math.log(_MAX_STEP))
+        self._log_step.clamp_(max=math.log(self._largest))
 
 
 def _weights(step: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +139,11 @@ class Tempered:
         self._kernel = CrankNicolson(
             num_chains * len(ladder), inverse_temperatures=self._inverse.repeat(num_chains)
         )
+
+    @property
+    def num_replicas(self) -> int:
+        """Temperatures above 1."""
+        return len(self._inverse) - 1
 
     def step(self, state: State, evaluate: LogLikelihood, random: RandomNumbers) -> State:
         """See `Kernel.step`."""

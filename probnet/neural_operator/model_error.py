@@ -86,16 +86,21 @@ class SensorError:
             noise_sd: σ.
             generator: of the random numbers.
         """
-        num_inputs = len(self.at_nodes)
         check_shape("residual", residual.shape[1:], self.mean.shape, "one value per sensor")
+        count, num_inputs, rho = len(residual), len(self.at_nodes), self.shrinkage
         node_mean = self.at_nodes.mean(0)
-        scale = num_inputs**-0.5  # of the same moments as Σ_e
-        factors = torch.randn(
-            len(residual), num_inputs, generator=generator, dtype=residual.dtype
-        )
-        noise = torch.randn(residual.shape, generator=generator, dtype=residual.dtype)
-        innovation = residual - self.mean - factors @ self.at_sensors * scale - noise_sd * noise
+        nodes = (self.at_nodes - node_mean) / num_inputs**0.5
+        sensors = self.at_sensors / num_inputs**0.5
+
+        def normal(columns: int) -> Tensor:
+            return torch.randn(count, columns, generator=generator, dtype=residual.dtype)
+
+        # He, shrunk: its covariance is Σ_e, and that with e the shrunk one of the sample
+        factors, others = normal(num_inputs), normal(num_inputs)
+        level = (rho * sensors.square().sum() / len(self.mean)).sqrt()
+        seen = ((1 - rho) * factors + (rho * (1 - rho)) ** 0.5 * others) @ sensors
+        seen = seen + level * normal(len(self.mean)) + noise_sd * normal(len(self.mean))
         total = self.covariance + noise_sd**2 * torch.eye(len(self.mean), dtype=residual.dtype)
+        innovation = residual - self.mean - seen
         weights = torch.cholesky_solve(innovation.T, torch.linalg.cholesky(total))
-        cross = (1 - self.shrinkage) * scale * (self.at_sensors @ weights).T
-        return node_mean + (factors + cross) @ (self.at_nodes - node_mean) * scale
+        return node_mean + (factors + (1 - rho) * (sensors @ weights).T) @ nodes

@@ -76,7 +76,8 @@ def run_chains(
     the first quarter of every run is dropped.
 
     Args:
-        problem: with `solve`, and `halved` where there is a coarser mesh.
+        problem: with `solve`, and `halved` where there is a coarser mesh; without a gradient of
+            `solve` steps are the same in all directions.
         observations: y, sensors and noise.
         prior: of the medium.
         num_samples: draws kept per chain, evenly spaced.
@@ -97,14 +98,20 @@ def run_chains(
     first_length = check_integer("first_length", first_length, 1)
     max_length = check_integer("max_length", max_length, first_length)
     sampler = _sampler(
-        problem, observations, prior, num_chains, first_length, seed, screen, temper
+        problem,
+        observations,
+        prior,
+        num_chains,
+        seed,
+        num_warmup=int(_WARMUP * first_length),
+        screen=screen,
+        temper=temper,
     )
     steps_per_test = sampler.steps_per_test
-    warmup = int(_WARMUP * first_length) // steps_per_test
     steps = max(-(-first_length // steps_per_test), int(num_samples / (1 - _BURN_IN)) + 1)
     record = _Record(capacity=int(num_samples / (1 - _BURN_IN)) + 1)
-    with progress_bar(warmup, 0, progress) as bar:
-        for _ in range(warmup):
+    with progress_bar(sampler.num_warmup, 0, progress) as bar:
+        for _ in range(sampler.num_warmup):
             sampler.step()
             bar.advance(1, dict[str, str], warmup=True)
     while True:
@@ -140,8 +147,9 @@ def _sampler(
     observations: Observations,
     prior: LevelSetGRF,
     num_chains: int,
-    first_length: int,
     seed: int,
+    *,
+    num_warmup: int,
     screen: bool,
     temper: bool,
 ) -> ExactChains:
@@ -162,7 +170,7 @@ def _sampler(
         start[:, 0],
         replicas=start[:, 1:],
         sensitivity=_sensitivity(problem, observations, prior),
-        num_warmup=int(_WARMUP * first_length),
+        num_warmup=num_warmup,
         screen=screen,
         seed=seed,
     )
@@ -174,6 +182,7 @@ def _sensitivity(
     """Derivatives over σ of what the sensors see, through the coarsest mesh.
 
     Those of the sharp medium are zero almost everywhere; a smooth interface stands in for it.
+    There are no rows if the problem's `solve` has no gradient.
     """
     cheap = [*coarser(problem), problem][0]
     observe = cheap.observation_operator(observations.sensors)
@@ -183,6 +192,8 @@ def _sensitivity(
         with torch.enable_grad():
             medium = prior.decode_modes(copies, width=_INTERFACE)
             seen = observe(cheap.solve(cheap.coefficients(medium))).diagonal().sum()
+            if not seen.requires_grad:
+                return modes.new_zeros(0, len(modes))
             (rows,) = torch.autograd.grad(seen, copies)
         return rows / observations.noise_sd
 

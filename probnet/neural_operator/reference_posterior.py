@@ -62,8 +62,8 @@ def reference_posterior(
     law = LevelSetGRF() if prior is None else prior
     if not isinstance(law, LevelSetGRF):
         raise TypeError(
-            f"`prior` must be a LevelSetGRF of probnet.datasets.fields, whose white noise the "
-            f"chains move; got {type(law).__name__}."
+            f"`prior` must be a LevelSetGRF of probnet.datasets.fields, whose cosine modes "
+            f"the chains move; got {type(law).__name__}."
         )
     chains = run_chains(
         problem,

@@ -225,7 +225,8 @@ def test_latent_coverage(trained):
 def test_exactness_of_delayed_acceptance():
     """Statement 9: the posterior mean of plain pCN, at half the exact solves or fewer.
 
-    Plain: one temperature, and an exact solve at every step.
+    Plain: one temperature, and an exact solve at every step; its steps too are smaller in
+    directions that the data determine.
     """
     pde = Darcy2D(source=10.0, mesh=(MESH, MESH))
     _, _, sensors, y = problem(3, pde)

@@ -7,7 +7,7 @@ import torch
 import probnet
 from inference import diagnostics
 from probnet.datasets.fields import LevelSetGRF
-from probnet.neural_operator import Darcy2D
+from probnet.neural_operator import Darcy2D, exact
 from probnet.neural_operator.inverse_posterior import InversePosterior
 from probnet.neural_operator.observations import check_observations
 from probnet.neural_operator.reference_chains import NotConvergedError, _sensitivity
@@ -28,7 +28,16 @@ def data(seed=0, num_sensors=6):
 
 @pytest.fixture(scope="module")
 def gold():
+    """With a screen of 4 x 4 cells, which is too coarse to pay but not to be right."""
     y, sensors = data()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "_FEWEST_NODES", 5)
+        found = reference(y, sensors)
+    assert found.diagnostics["n_coarse_solves"] > found.diagnostics["n_exact_solves"]
+    return found
+
+
+def reference(y, sensors):
     return PDE.reference_posterior(
         y,
         sensors,
