@@ -121,9 +121,8 @@ class ExactChains:
         self._chains = DelayedAcceptance(levels, kernel, position, replicas=replicas, seed=seed)
         self._kernel, self._sensitivity = kernel, sensitivity
         self.num_warmup = num_warmup // self._chains.steps_per_test
-        self._num_done, self._shift_solves = 0, 0
-        self._sensitivity_solves = {"exact": 0, "coarse": 0}
-        self._sensitivity_by = "coarse" if coarse else "exact"
+        self._num_done, self._shift_solves, self._sensitivity_solves = 0, 0, 0
+        self._has_coarser = bool(coarse)
         self._seen: list[Tensor] = []
         if not self.num_warmup:
             self._chains.freeze()
@@ -146,12 +145,12 @@ class ExactChains:
     @property
     def num_solves(self) -> tuple[int, int]:
         """Solves so far, of the finest mesh and of all others."""
-        *coarse, exact = self._chains.num_evaluations
-        learned = self._sensitivity_solves
-        return (
-            exact + self._shift_solves + learned["exact"],
-            sum(coarse) + len(coarse) * self._shift_solves + learned["coarse"],
-        )
+        *screens, exact = self._chains.num_evaluations
+        exact += self._shift_solves
+        coarse = sum(screens) + len(screens) * self._shift_solves
+        if self._has_coarser:
+            return exact, coarse + self._sensitivity_solves
+        return exact + self._sensitivity_solves, coarse
 
     @property
     def state(self) -> State:
@@ -192,7 +191,7 @@ class ExactChains:
     def _inform(self, positions: Tensor, sensitivity: Callable[[Tensor], Tensor]) -> None:
         """Tell the kernel the directions that the data determine, on average over positions."""
         rows = torch.cat([sensitivity(x) for x in positions]) / len(positions) ** 0.5
-        self._sensitivity_solves[self._sensitivity_by] += 2 * len(rows)
+        self._sensitivity_solves += 2 * len(rows)
         tall = len(rows) > rows.shape[1]
         curvature, vectors = torch.linalg.eigh(rows.T @ rows if tall else rows @ rows.T)
         informed = curvature > _LEAST_CURVATURE

@@ -107,13 +107,39 @@ def run_chains(
         screen=screen,
         temper=temper,
     )
-    steps_per_test = sampler.steps_per_test
-    steps = max(-(-first_length // steps_per_test), int(num_samples / (1 - _BURN_IN)) + 1)
-    record = _Record(capacity=int(num_samples / (1 - _BURN_IN)) + 1)
+    least = int(num_samples / (1 - _BURN_IN)) + 1
+    record = _Record(capacity=least)
     with progress_bar(sampler.num_warmup, 0, progress) as bar:
         for _ in range(sampler.num_warmup):
             sampler.step()
             bar.advance(1, dict[str, str], warmup=True)
+    steps = max(-(-first_length // sampler.steps_per_test), least)
+    longest = max_length // sampler.steps_per_test
+    found, first_kept = _run_until_agreed(sampler, prior, record, steps, longest, progress)
+    inputs, misfit = record.kept(first_kept, num_samples)
+    solutions = problem.solve(problem.coefficients(inputs.double().flatten(0, 1))).float()
+    exact_solves, coarse_solves = sampler.num_solves
+    diagnosed: dict[str, Any] = {
+        **found,
+        "num_steps_per_chain": record.num_steps * sampler.steps_per_test,
+        "n_exact_solves": exact_solves + num_chains * num_samples,
+        "n_coarse_solves": coarse_solves,
+        "exact_solves_per_effective_sample": exact_solves / found["ess_mean_a"],
+        "exact_accept_rate": float(sampler.accept_rate.mean()),
+    }
+    solutions = solutions.reshape(num_chains, num_samples, -1)
+    return Chains(inputs, solutions, misfit, sampler.accept_rate, diagnosed)
+
+
+def _run_until_agreed(
+    sampler: ExactChains,
+    prior: LevelSetGRF,
+    record: _Record,
+    steps: int,
+    longest: int,
+    progress: bool,
+) -> tuple[dict[str, float], int]:
+    """Double the number of exact steps until the chains agree; how well, and from what step."""
     while True:
         with progress_bar(steps, record.num_steps, progress) as bar:
             while record.num_steps < steps:
@@ -123,23 +149,10 @@ def run_chains(
         first_kept = int(_BURN_IN * steps)
         found = record.agreement(first_kept)
         if _converged(found):
-            break
+            return found, first_kept
+        if 2 * steps > longest:
+            raise NotConvergedError(_explain(found, steps * sampler.steps_per_test))
         steps *= 2
-        if steps * steps_per_test > max_length:
-            raise NotConvergedError(_explain(found, steps // 2 * steps_per_test))
-    inputs, misfit = record.kept(first_kept, num_samples)
-    solutions = problem.solve(problem.coefficients(inputs.double().flatten(0, 1))).float()
-    exact_solves, coarse_solves = sampler.num_solves
-    diagnosed: dict[str, Any] = {
-        **found,
-        "num_steps_per_chain": steps * steps_per_test,
-        "n_exact_solves": exact_solves + num_chains * num_samples,
-        "n_coarse_solves": coarse_solves,
-        "exact_solves_per_effective_sample": exact_solves / found["ess_mean_a"],
-        "exact_accept_rate": float(sampler.accept_rate.mean()),
-    }
-    solutions = solutions.reshape(num_chains, num_samples, -1)
-    return Chains(inputs, solutions, misfit, sampler.accept_rate, diagnosed)
 
 
 def _sampler(

@@ -1,6 +1,7 @@
 """Training: the energy falls to the solution, resumes bit-equal, and refuses bad arguments."""
 
 import signal
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -13,7 +14,6 @@ from probnet.metrics import relative_l2
 from probnet.neural_operator import (
     Burgers,
     Darcy2D,
-    DenseEncoder,
     DGenNO,
     GaussianInput,
     MultiONet,
@@ -24,19 +24,11 @@ from probnet.neural_operator import (
 from probnet.neural_operator.training import Training
 
 MEDIA = LevelSetGRF(num_nodes=9)
-SMALL = MultiONet(width=24, depth=3, sum_layers=2)
 
 
-def _model(pde=None, **options):
-    settings = {
-        "input_grid": (9, 9),
-        "input_likelihood": TwoPhase(5.0, 10.0),
-        "latent_dim": 8,
-        "encoder": DenseEncoder(hidden=(32,)),
-        "decoder": SMALL,
-        "input_decoder": SMALL,
-    }
-    return DGenNO(Darcy2D(mesh=(8, 8)) if pde is None else pde, **{**settings, **options})
+@pytest.fixture
+def make(small_model):
+    return partial(small_model, latent_dim=8)
 
 
 def _fit(model, source=MEDIA, **options):
@@ -55,9 +47,9 @@ def _error(trained, count=50):
 
 
 @pytest.mark.slow
-def test_inputs_alone_teach_the_forward_map():
+def test_inputs_alone_teach_the_forward_map(make):
     """Predicting the mean of the solutions, which needs solutions, is the control."""
-    trained = _fit(_model(), num_steps=400, batch_size=32)
+    trained = _fit(make(), num_steps=400, batch_size=32)
     error, exact = _error(trained)
     control = relative_l2(exact, exact.mean(0).expand_as(exact), case_axis=0)
     assert error < 0.6 * control
@@ -67,8 +59,8 @@ def test_inputs_alone_teach_the_forward_map():
 
 
 @pytest.mark.parametrize("method", ["muon", "adam"])
-def test_a_resumed_training_is_bit_equal(method, tmp_path):
-    whole = _fit(_model(), method=method)
+def test_a_resumed_training_is_bit_equal(make, method, tmp_path):
+    whole = _fit(make(), method=method)
     folder = tmp_path / "run"
     taken = []
 
@@ -81,39 +73,39 @@ def test_a_resumed_training_is_bit_equal(method, tmp_path):
     _take_step = Training._take_step
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with patch.object(Training, "_take_step", interrupt):
-        part = _fit(_model(), method=method, checkpoint=folder)
+        part = _fit(make(), method=method, checkpoint=folder)
     assert part.diagnostics["interrupted"]
     assert part.diagnostics["steps_taken"] == 5
-    resumed = _fit(_model(), method=method, checkpoint=folder, resume=True)
+    resumed = _fit(make(), method=method, checkpoint=folder, resume=True)
     assert torch.equal(_weights(resumed), _weights(whole))
     assert torch.equal(resumed.curve, whole.curve)
     assert not torch.equal(_weights(part), _weights(whole))
     with pytest.raises(FileExistsError, match="holds a training already"):
-        _fit(_model(), method=method, checkpoint=folder)
+        _fit(make(), method=method, checkpoint=folder)
     with pytest.raises(ValueError, match="other settings"):
-        _fit(_model(), method=method, checkpoint=folder, resume=True, batch_size=4)
+        _fit(make(), method=method, checkpoint=folder, resume=True, batch_size=4)
 
 
-def test_equal_seeds_give_equal_weights_whatever_the_progress_bar():
-    first = _fit(_model(), seed=5)
-    assert torch.equal(_weights(first), _weights(_fit(_model(), seed=5, progress=True)))
-    assert not torch.equal(_weights(first), _weights(_fit(_model(), seed=6)))
+def test_equal_seeds_give_equal_weights_whatever_the_progress_bar(make):
+    first = _fit(make(), seed=5)
+    assert torch.equal(_weights(first), _weights(_fit(make(), seed=5, progress=True)))
+    assert not torch.equal(_weights(first), _weights(_fit(make(), seed=6)))
 
 
-def test_tables_with_and_without_labels():
+def test_tables_with_and_without_labels(make):
     pde, table = Darcy2D(mesh=(8, 8)), MEDIA.sample(60, seed=1)
-    plain = _fit(_model(), table)
+    plain = _fit(make(), table)
     assert len(plain.validation) == 6
     solutions = pde.solve(pde.coefficients(table))
-    labelled = _fit(_model(), table, labels=solutions, num_steps=150)
-    without = _fit(_model(), table, num_steps=150)
+    labelled = _fit(make(), table, labels=solutions, num_steps=150)
+    without = _fit(make(), table, num_steps=150)
     assert not torch.equal(_weights(labelled), _weights(without))
     assert _error(labelled)[0] < 0.5
 
 
-def test_the_energys_bias_is_its_squared_relative_error_and_the_scale_removes_it():
+def test_the_energys_bias_is_its_squared_relative_error_and_the_scale_removes_it(make):
     """For the best scaled û, ∫f(u* - û) = ‖u* - û‖²_a: an identity, tested at that scale."""
-    plain = _fit(_model(), num_steps=150, calibrate=False)
+    plain = _fit(make(), num_steps=150, calibrate=False)
     pde, media = plain.problem, plain.validation
     a = pde.coefficients(media)
     exact = pde.solve(a)
@@ -127,7 +119,7 @@ def test_the_energys_bias_is_its_squared_relative_error_and_the_scale_removes_it
     assert float(1 - best.sum() / exact.sum()) == pytest.approx(
         float(product(error, error) / product(exact, exact)), rel=1e-6
     )
-    scaled = _fit(_model(), num_steps=150)
+    scaled = _fit(make(), num_steps=150)
     assert scaled.diagnostics["uncalibrated_ratio"] == pytest.approx(
         plain.diagnostics["validation_ratio"]
     )
@@ -138,7 +130,7 @@ def test_the_energys_bias_is_its_squared_relative_error_and_the_scale_removes_it
     )
 
 
-def test_every_physics_and_form_trains():
+def test_every_physics_and_form_trains(make):
     for pde, options in (
         (Darcy2D(mesh=(8, 8), physics="dual_norm"), {"physics": "dual_norm"}),
         (Darcy2D(mesh=(8, 8)), {"physics": WendlandTests(num_centres=10, radius=0.1)}),
@@ -146,15 +138,13 @@ def test_every_physics_and_form_trains():
         (Darcy2D(mesh=(8, 8)), {"input_likelihood": TwoPhase(5.0, 10.0, form="bernoulli")}),
         (Darcy2D(mesh=(8, 8)), {"input_likelihood": GaussianInput(positive=True)}),
     ):
-        trained = _fit(_model(pde, **options), num_steps=3)
+        trained = _fit(make(pde, **options), num_steps=3)
         assert torch.isfinite(trained.curve).all()
 
 
-def test_burgers_keeps_its_initial_values():
+def test_burgers_keeps_its_initial_values(make):
     pde, fields = Burgers(mesh=(16, 8)), SineSeries(num_nodes=17, num_modes=2)
-    model = _model(
-        pde, input_grid=(17,), input_likelihood=GaussianInput(0.02, zero_at_ends=True)
-    )
+    model = make(pde, input_grid=(17,), input_likelihood=GaussianInput(0.02, zero_at_ends=True))
     trained = _fit(model, fields, num_steps=5)
     start = fields.sample(3)
     values = trained.predict(start).mean.reshape(3, 17, 9)
@@ -163,9 +153,9 @@ def test_burgers_keeps_its_initial_values():
 
 
 @pytest.mark.parametrize("num_outputs", [None, 3])
-def test_stokes_has_three_components(num_outputs):
+def test_stokes_has_three_components(make, num_outputs):
     pde, inflows = Stokes(num_cells=4), InflowProfile(num_nodes=33)
-    model = _model(
+    model = make(
         pde,
         input_grid=(33,),
         input_likelihood=GaussianInput(0.05, zero_at_ends=True),
@@ -192,22 +182,22 @@ def test_stokes_has_three_components(num_outputs):
         (MEDIA, {"resume": True}, "needs `checkpoint`"),
     ],
 )
-def test_bad_training_arguments_are_refused(source, options, message):
+def test_bad_training_arguments_are_refused(make, source, options, message):
     with pytest.raises(ValueError, match=message):
-        _fit(_model(), source, **options)
+        _fit(make(), source, **options)
 
 
-def test_bad_models_are_refused():
+def test_bad_models_are_refused(make):
     with pytest.raises(ValueError, match="offers 'dual_norm'"):
-        _model(Burgers(mesh=(16, 8)), physics="energy", input_grid=(17,))
+        make(Burgers(mesh=(16, 8)), physics="energy", input_grid=(17,))
     with pytest.raises(ValueError, match="Make the problem with physics='dual_norm'"):
-        _model(physics="dual_norm")
+        make(physics="dual_norm")
     with pytest.raises(ValueError, match="written for Darcy2D"):
-        _model(Burgers(mesh=(16, 8)), physics=WendlandTests(), input_grid=(17,))
+        make(Burgers(mesh=(16, 8)), physics=WendlandTests(), input_grid=(17,))
     with pytest.raises(TypeError, match="must be a Problem"):
         DGenNO("darcy")
     with pytest.raises(TypeError, match="takes no option `momentum`"):
-        _fit(_model(), momentum=0.9)
+        _fit(make(), momentum=0.9)
 
 
 def test_an_outlying_gradient_is_shortened_to_twice_the_usual_norm():
@@ -230,6 +220,6 @@ def test_an_outlying_gradient_is_shortened_to_twice_the_usual_norm():
     assert np.isnan(limited(float("nan")))  # which the bound then reports
 
 
-def test_a_training_that_learns_nothing_is_named():
+def test_a_training_that_learns_nothing_is_named(make):
     with pytest.warns(inference.InferenceWarning, match="the training is lost"):
-        _fit(_model(), num_steps=200, learning_rate=1e-9, muon_learning_rate=1e-9)
+        _fit(make(), num_steps=200, learning_rate=1e-9, muon_learning_rate=1e-9)
